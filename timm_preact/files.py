@@ -1,0 +1,18 @@
+"""Files that are there whole or not at all."""
+import os
+from pathlib import Path
+
+__all__ = ['write_atomically']
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write to a temporary name beside `path`, flush to disk, rename; an error leaves `path` as it was."""
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+    try:
+        with open(temporary, 'wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,487 @@
+"""Pre-activation residual networks.
+
+Paper: "Identity Mappings in Deep Residual Networks", He, Zhang, Ren, Sun, ECCV 2016, https://arxiv.org/abs/1603.05027
+
+One class builds every network of the paper and every ablation of its Tables 1 to 3 and 5; a name is a row of
+`MODEL_ARGS`. Where the paper is silent its released code (KaimingHe/resnet-1k-layers, facebook/fb.resnet.torch) decides.
+"""
+from collections import OrderedDict
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+
+import torch
+from timm.layers import ClassifierHead, calculate_drop_path_rates, get_act_layer, get_norm_act_layer
+from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
+from timm.models._features import feature_take_indices
+from torch import nn
+
+from .init import init_weights
+from .unit import MERGES, PLACEMENTS, ResidualUnit, create_norm_act
+from .weights import shipped_weights, verify_shipped
+
+__all__ = ['MODEL_ARGS', 'PreActResNet', 'ResidualStage']
+
+STEMS = ('cifar', 'imagenet')
+SHORTCUTS = ('A', 'B', 'C')
+STRIDES_ON = ('1x1', '3x3')
+ACTIVATED_SHORTCUTS = ('first', 'transition')
+
+
+class ResidualStage(nn.Module):
+    """Units of one width and resolution, the first of which may change both."""
+
+    def __init__(self, units: List[ResidualUnit]):
+        super().__init__()
+        self.grad_checkpointing = False
+        self.blocks = nn.Sequential(*units)
+
+    def forward_activated(self, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        """The input as the first unit's pre-activation leaves it, and the stage's output; each norm runs once."""
+        a = x
+        for i, block in enumerate(self.blocks):
+            if i == 0:
+                a = block.pre(x)
+                x = block.combine(x, a)
+            else:
+                x = block(x)
+        return a, x
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return checkpoint_seq(self.blocks, x)
+        return self.blocks(x)
+
+
+class PreActResNet(nn.Module):
+    """A residual network of any activation placement.
+
+    Shape: images (N, in_chans, H, W) to logits (N, num_classes). Every argument that selects a variant is plain data.
+    """
+
+    def __init__(
+            self,
+            layers: Tuple[int, ...] = (18, 18, 18),
+            channels: Tuple[int, ...] = (16, 32, 64),
+            num_classes: int = 1000,
+            in_chans: int = 3,
+            global_pool: str = 'avg',
+            output_stride: int = 32,
+            stem_type: str = 'cifar',
+            stem_chs: int = 16,
+            kernels: Tuple[int, ...] = (3, 3),
+            bottle_ratio: float = 1.,
+            stride_on: str = '1x1',
+            placement: str = 'full',
+            shortcut: str = 'B',
+            activated_shortcuts: Tuple[str, ...] = ACTIVATED_SHORTCUTS,
+            merge: str = 'add',
+            merge_kwargs: Optional[Dict[str, Any]] = None,
+            act_layer: Union[str, Callable] = 'relu',
+            norm_layer: Union[str, Callable] = 'batchnorm2d',
+            drop_rate: float = 0.,
+            drop_path_rate: float = 0.,
+            zero_init_last: bool = False,
+            device=None,
+            dtype=None,
+    ):
+        """
+        Args:
+            layers: Number of units in each stage.
+            channels: Output channels of each stage.
+            num_classes: Classes of the head, 0 for none.
+            in_chans: Channels of the input images.
+            global_pool: Pooling before the classifier, '' for none.
+            output_stride: Stride of the last feature map at most: 8, 16 or 32; later stages are dilated instead.
+            stem_type: 'cifar' (3x3 convolution) or 'imagenet' (7x7 convolution with stride 2, BN-ReLU, 3x3 max-pool).
+            stem_chs: Channels of the stem.
+            kernels: Kernel sizes of a unit's branch: (3,) one-layer, (3, 3) basic, (1, 3, 1) bottleneck.
+            bottle_ratio: Width of a branch before its last convolution, as a share of the stage's channels.
+            stride_on: Which convolution of a bottleneck has the stride: '1x1' (as resnet-1k-layers) or '3x3'.
+            placement: Activation placement, Fig. 4: 'orig', 'bn_after_add', 'relu_before_add', 'relu_only' or 'full'.
+            shortcut: 'A' zero-padding, 'B' projection where the shape changes, 'C' projection in every unit.
+            activated_shortcuts: Units whose shortcut reads the pre-activated tensor: 'first' the network's first unit,
+                'transition' every unit that changes the shape.
+            merge: Table 1: 'add', 'const_scale', 'excl_gate', 'shortcut_gate' or 'dropout_shortcut'.
+            merge_kwargs: Arguments of the merge, e.g. dict(bias=-7.) for a gate.
+            act_layer: Activation, by timm's name or a class.
+            norm_layer: Normalisation, by timm's name or a callable.
+            drop_rate: Dropout before the classifier.
+            drop_path_rate: Stochastic depth of the last unit; it grows linearly from 0.
+            zero_init_last: Start every branch at zero.
+
+        Raises:
+            ValueError: An argument names no variant, or norm_layer cannot normalise the network's channels.
+        """
+        super().__init__()
+        _check_choice('stem_type', stem_type, STEMS)
+        _check_choice('stride_on', stride_on, STRIDES_ON)
+        _check_choice('placement', placement, tuple(PLACEMENTS))
+        _check_choice('shortcut', shortcut, SHORTCUTS)
+        _check_choice('merge', merge, tuple(MERGES))
+        _check_choice('output_stride', output_stride, (8, 16, 32))
+        for which in activated_shortcuts:
+            _check_choice('activated_shortcuts', which, ACTIVATED_SHORTCUTS)
+        dd = {'device': device, 'dtype': dtype}
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.drop_rate = drop_rate
+        place = PLACEMENTS[placement]
+        acts = dict(norm_layer=get_norm_act_layer(norm_layer, act_layer=act_layer), act_layer=get_act_layer(act_layer))
+
+        self.stem_pools = stem_type == 'imagenet'
+        kernel, stride, after = (7, 2, 'na') if self.stem_pools else (3, 1, place.stem)
+        self.stem = nn.Sequential(OrderedDict(
+            conv=nn.Conv2d(in_chans, stem_chs, kernel, stride=stride, padding=kernel // 2, bias=False, **dd),
+            norm=create_norm_act(after, stem_chs, **acts, **dd),
+            pool=nn.MaxPool2d(3, stride=2, padding=1) if self.stem_pools else nn.Identity(),
+        ))
+        self.feature_info = [dict(num_chs=stem_chs, reduction=stride, module='stem.norm')]
+
+        prev_chs = stem_chs
+        curr_stride = 4 if self.stem_pools else 1
+        dilation = 1
+        self.stages = nn.Sequential()
+        drop_paths = calculate_drop_path_rates(drop_path_rate, list(layers), stagewise=True)
+        for i, (depth, out_chs) in enumerate(zip(layers, channels)):
+            stride = 1 if i == 0 else 2
+            first_dilation = dilation
+            if curr_stride * stride > output_stride:
+                dilation *= stride
+                stride = 1
+            units = []
+            for j in range(depth):
+                changes_shape = prev_chs != out_chs or stride != 1 or first_dilation != dilation
+                units.append(ResidualUnit(
+                    prev_chs,
+                    out_chs,
+                    kernels=kernels,
+                    bottle_ratio=bottle_ratio,
+                    stride=stride,
+                    stride_on=stride_on,
+                    dilation=dilation,
+                    first_dilation=first_dilation,
+                    placement=placement,
+                    shortcut=shortcut,
+                    activated_shortcut=(
+                        changes_shape and 'transition' in activated_shortcuts
+                        or i == j == 0 and 'first' in activated_shortcuts
+                    ),
+                    merge=merge,
+                    merge_kwargs=merge_kwargs,
+                    drop_path=drop_paths[i][j],
+                    **acts,
+                    **dd,
+                ))
+                prev_chs = out_chs
+                curr_stride *= stride
+                stride, first_dilation = 1, dilation
+            self.stages.append(ResidualStage(units))
+            self.feature_info.append(dict(num_chs=out_chs, reduction=curr_stride, module=f'stages.{i}'))
+
+        self.num_features = prev_chs
+        self.norm = create_norm_act(place.pre, self.num_features, **acts, **dd)
+        self.head = ClassifierHead(self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd)
+        self.head_hidden_size = self.head.num_features
+
+        self.init_weights(zero_init_last=zero_init_last)
+
+    @torch.jit.ignore
+    def init_weights(self, zero_init_last: bool = False) -> None:
+        """Initialise as the paper's code does, see `timm_preact.init.init_weights`."""
+        init_weights(self, zero_init_last=zero_init_last)
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
+        """Parameter groups for layer-wise learning rates: a stage each (coarse) or a unit each."""
+        return dict(
+            stem=r'^stem',
+            blocks=r'^stages\.(\d+)' if coarse else [
+                (r'^stages\.(\d+)\.blocks\.(\d+)', None),
+                (r'^norm', (99999,)),
+            ],
+        )
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set:
+        """No parameter is exempt: the paper's code decays all of them."""
+        return set()
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the activations of each unit in backward."""
+        for stage in self.stages:
+            stage.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """The Linear layer of the head."""
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
+        """Replace the classifier.
+
+        Args:
+            num_classes: Classes of the new classifier, 0 for none.
+            global_pool: New pooling, unchanged if None.
+        """
+        self.num_classes = num_classes
+        self.head.reset(num_classes, global_pool)
+        self.head_hidden_size = self.head.num_features
+
+    def forward_intermediates(
+            self,
+            x: torch.Tensor,
+            indices: Optional[Union[int, List[int]]] = None,
+            norm: bool = False,
+            stop_early: bool = False,
+            output_fmt: str = 'NCHW',
+            intermediates_only: bool = False,
+    ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
+        """Features at the stem (0) and after each stage (1, 2, ...).
+
+        Args:
+            x: Images (N, in_chans, H, W).
+            indices: The last n if int, all if None, else those listed.
+            norm: False (default) taps the raw sums x_l; True taps them as the next unit sees them, activated by its
+                pre-activation, the last ones by the network's last norm. Placements without pre-activation, and a stem
+                that pools, are activated already: there both are the same.
+            stop_early: Run no stage after the last one asked for.
+            output_fmt: Only 'NCHW'.
+            intermediates_only: Return the list alone.
+
+        Returns:
+            The final features and the list, or the list.
+        """
+        assert output_fmt == 'NCHW', 'Output format must be NCHW.'
+        take_indices, max_index = feature_take_indices(len(self.stages) + 1, indices)
+        intermediates = []
+        stages = self.stages
+        if not torch.jit.is_scripting() and stop_early:
+            stages = self.stages[:max_index]
+
+        x = self.stem.norm(self.stem.conv(x))
+        tap_is_final = self.stem_pools or not norm
+        if 0 in take_indices and tap_is_final:
+            intermediates.append(x)
+        x = self.stem.pool(x)
+        for i, stage in enumerate(stages):
+            if i in take_indices and not tap_is_final:
+                a, x = stage.forward_activated(x)
+                intermediates.append(a)
+            else:
+                x = stage(x)
+            tap_is_final = not norm
+            if i + 1 in take_indices and tap_is_final:
+                intermediates.append(x)
+
+        last_index = len(stages)
+        if last_index < len(self.stages):
+            if not torch.jit.is_scripting():
+                if last_index in take_indices and not tap_is_final:
+                    intermediates.append(self.stages[last_index].blocks[0].pre(x))
+        else:
+            x = self.norm(x)
+            if last_index in take_indices and not tap_is_final:
+                intermediates.append(x)
+
+        if intermediates_only:
+            return intermediates
+        return x, intermediates
+
+    def prune_intermediate_layers(
+            self,
+            indices: Union[int, List[int]] = 1,
+            prune_norm: bool = False,
+            prune_head: bool = True,
+    ) -> List[int]:
+        """Remove what the features asked for do not need.
+
+        Args:
+            indices: As in `forward_intermediates`.
+            prune_norm: Also remove the norm after the last feature, which only activated features need.
+            prune_head: Remove the classifier and its pooling.
+
+        Returns:
+            The absolute indices of the features.
+        """
+        take_indices, max_index = feature_take_indices(len(self.stages) + 1, indices)
+        prune_end = max_index < len(self.stages)
+        if prune_norm or (prune_end and max_index == 0 and self.stem_pools):
+            self.norm = nn.Identity()
+        elif prune_end:
+            self.norm = self.stages[max_index].blocks[0].pre
+        self.stages = self.stages[:max_index]
+        if max_index == 0:
+            self.stem.pool = nn.Identity()
+        if prune_end:
+            self.num_features = self.feature_info[max_index]['num_chs']
+            self.head.in_features = self.num_features
+        if prune_head or prune_end:
+            self.reset_classifier(0, '')
+        return take_indices
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """Images to activated features before pooling."""
+        x = self.stem(x)
+        x = self.stages(x)
+        return self.norm(x)
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Features to logits, or to pooled features if pre_logits."""
+        return self.head(x, pre_logits=pre_logits) if pre_logits else self.head(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+def _check_choice(argument: str, value: Any, choices: Tuple) -> None:
+    if value not in choices:
+        raise ValueError(f'{argument}={value!r} is not known: choose one of {", ".join(map(repr, choices))}.')
+
+
+def _create_preact_resnet(variant: str, pretrained: bool = False, **kwargs) -> PreActResNet:
+    """Build a network by timm's factory.
+
+    Besides timm's own arguments, features_only=True takes feature_norm=True: taps activated by the next unit's norm
+    (see `PreActResNet.forward_intermediates`) in place of the raw sums.
+    """
+    feature_cfg = dict(feature_cls='getter', out_indices=tuple(range(len(kwargs['layers']) + 1)))
+    if kwargs.get('features_only') and kwargs.pop('feature_norm', False):
+        feature_cfg['norm'] = True
+    if pretrained:
+        verify_shipped(variant, kwargs.get('pretrained_cfg'), kwargs.get('pretrained_cfg_overlay'))
+    return build_model_with_cfg(PreActResNet, variant, pretrained, feature_cfg=feature_cfg, **kwargs)
+
+
+def _cfg(name: str, **kwargs) -> Dict[str, Any]:
+    return dict(
+        file=shipped_weights(name),
+        first_conv='stem.conv',
+        classifier='head.fc',
+        license='apache-2.0',
+        paper_name='Identity Mappings in Deep Residual Networks',
+        paper_ids='arXiv:1603.05027',
+        **kwargs,
+    )
+
+
+def _cfg_cifar10(name: str) -> Dict[str, Any]:
+    return _cfg(
+        name,
+        num_classes=10,
+        input_size=(3, 32, 32),
+        pool_size=(8, 8),
+        crop_pct=1.0,
+        interpolation='bilinear',
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+    )
+
+
+def _cfg_cifar100(name: str) -> Dict[str, Any]:
+    return dict(_cfg_cifar10(name), num_classes=100, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762))
+
+
+def _cfg_in1k(name: str) -> Dict[str, Any]:
+    return _cfg(
+        name,
+        num_classes=1000,
+        input_size=(3, 224, 224),
+        pool_size=(7, 7),
+        test_input_size=(3, 320, 320),
+        test_crop_pct=1.0,
+        crop_pct=0.875,
+        interpolation='bicubic',
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+    )
+
+
+def _cifar(depth: int, **kwargs) -> Dict[str, Any]:
+    """Depth 6n + 2 with basic units, zero-padding shortcuts (option A) as in "Deep Residual Learning", section 4.2."""
+    return dict(layers=((depth - 2) // 6,) * 3, channels=(16, 32, 64), kernels=(3, 3), **{'shortcut': 'A', **kwargs})
+
+
+def _cifar_one_layer(depth: int, **kwargs) -> Dict[str, Any]:
+    """Depth 3n + 2 with units of a single 3x3 convolution (Table 3, "1-layer skip")."""
+    return dict(_cifar(depth, **kwargs), layers=((depth - 2) // 3,) * 3, kernels=(3,))
+
+
+def _cifar_bottleneck(depth: int, **kwargs) -> Dict[str, Any]:
+    """Depth 9n + 2 with bottleneck units, as resnet-1k-layers builds 164 and 1001."""
+    return dict(
+        layers=((depth - 2) // 9,) * 3, channels=(64, 128, 256), kernels=(1, 3, 1), bottle_ratio=0.25, shortcut='B',
+        stride_on='1x1', **kwargs)
+
+
+def _imagenet(layers: Tuple[int, ...], bottleneck: bool = True, **kwargs) -> Dict[str, Any]:
+    """Stem with BN-ReLU and pooling, stride on the 3x3; the first unit's identity shortcut carries the stem's output."""
+    return dict(
+        layers=layers,
+        channels=(256, 512, 1024, 2048) if bottleneck else (64, 128, 256, 512),
+        kernels=(1, 3, 1) if bottleneck else (3, 3),
+        bottle_ratio=0.25 if bottleneck else 1.,
+        stem_type='imagenet',
+        stem_chs=64,
+        stride_on='3x3',
+        shortcut='B',
+        activated_shortcuts=('transition',),
+        **kwargs,
+    )
+
+
+_CIFAR_ARGS = {
+    'preact_resnet20': _cifar(20),
+    'preact_resnet56': _cifar(56),
+    'preact_resnet110': _cifar(110),
+    'preact_resnet164': _cifar_bottleneck(164),
+    'preact_resnet1001': _cifar_bottleneck(1001),
+    # Table 2: activation placements
+    **{f'preact_resnet110_{p}': _cifar(110, placement=p) for p in PLACEMENTS if p != 'full'},
+    **{f'preact_resnet164_{p}': _cifar_bottleneck(164, placement=p) for p in PLACEMENTS if p != 'full'},
+    'preact_resnet1001_orig': _cifar_bottleneck(1001, placement='orig'),
+    # Table 3: units of one layer
+    'preact_resnet110_1layer': _cifar_one_layer(110),
+    'preact_resnet110_1layer_orig': _cifar_one_layer(110, placement='orig'),
+    # Table 1: what is on the shortcut of the original unit
+    **{f'preact_resnet110_orig_{m}': _cifar(110, placement='orig', merge=m) for m in MERGES if m != 'add'},
+    'preact_resnet110_orig_conv_shortcut': _cifar(110, placement='orig', shortcut='C'),
+}
+
+_IMAGENET_ARGS = {
+    'preact_resnet18': _imagenet((2, 2, 2, 2), bottleneck=False),
+    'preact_resnet34': _imagenet((3, 4, 6, 3), bottleneck=False),
+    'preact_resnet50': _imagenet((3, 4, 6, 3)),
+    'preact_resnet101': _imagenet((3, 4, 23, 3)),
+    'preact_resnet152': _imagenet((3, 8, 36, 3)),
+    'preact_resnet200': _imagenet((3, 24, 36, 3)),
+    # Table 5: the original unit, and BN after addition
+    'preact_resnet101_orig': _imagenet((3, 4, 23, 3), placement='orig'),
+    'preact_resnet152_orig': _imagenet((3, 8, 36, 3), placement='orig'),
+    'preact_resnet200_orig': _imagenet((3, 24, 36, 3), placement='orig'),
+    'preact_resnet101_bn_after_add': _imagenet((3, 4, 23, 3), placement='bn_after_add'),
+}
+
+# The arguments behind every registered name.
+MODEL_ARGS: Dict[str, Dict[str, Any]] = {**_CIFAR_ARGS, **_IMAGENET_ARGS}
+
+# A bare CIFAR name has 10 classes whatever weights exist: its first tag is marked as the default.
+default_cfgs = generate_default_cfgs({
+    **{f'{name}.cifar10*': _cfg_cifar10(f'{name}.cifar10') for name in _CIFAR_ARGS},
+    **{f'{name}.cifar100': _cfg_cifar100(f'{name}.cifar100') for name in _CIFAR_ARGS},
+    **{f'{name}.in1k': _cfg_in1k(f'{name}.in1k') for name in _IMAGENET_ARGS},
+})
+
+
+def _register(name: str, model_args: Dict[str, Any]) -> None:
+    """Define and register the entry point `name`, as a function of that name in this module."""
+
+    def entry_point(pretrained: bool = False, **kwargs) -> PreActResNet:
+        return _create_preact_resnet(name, pretrained=pretrained, **dict(model_args, **kwargs))
+
+    entry_point.__name__ = entry_point.__qualname__ = name
+    entry_point.__doc__ = f'{name}: PreActResNet with MODEL_ARGS[{name!r}]; keyword arguments override them.'
+    globals()[name] = register_model(entry_point)
+
+
+for _name, _model_args in MODEL_ARGS.items():
+    _register(_name, _model_args)

@@ -1,0 +1,290 @@
+"""The residual unit of "Identity Mappings in Deep Residual Networks" (He et al., ECCV 2016, arXiv:1603.05027).
+
+A unit computes (Eq. 1 and 2 of the paper)
+
+    y = merge(h(x), F(x)),    x' = f(y)
+
+with h the shortcut, F the residual branch and f what stands after the addition. The paper's five activation
+placements (Fig. 4) are permutations of the same convolutions (c), BatchNorms (n) and ReLUs (a): each is written here
+as three strings, and a dictionary of them replaces five classes. The merges of its Table 1 (Fig. 2) are a second
+dictionary. Everything that selects a variant is plain data, so that YAML and config.json round-trip.
+"""
+from collections import OrderedDict
+from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, create_act_layer
+from torch import nn
+
+__all__ = ['MERGES', 'PLACEMENTS', 'Placement', 'ResidualUnit', 'ZeroPadShortcut', 'create_norm_act', 'create_shortcut']
+
+
+class Placement(NamedTuple):
+    """Where the activations of a unit stand (Fig. 4), over c (convolution), n (BatchNorm) and a (ReLU).
+
+    Attributes:
+        pre: Before the branch. A placement with one needs the same before the head, and a stem without it.
+        tail: After the last convolution of the branch.
+        post: After the addition: f of Eq. 2, the identity where it is empty.
+    """
+    pre: str
+    tail: str
+    post: str
+
+    def branch(self, num_convs: int) -> str:
+        """The branch with `num_convs` convolutions as a string, e.g. 'nacnac' for full pre-activation and two."""
+        return self.pre + 'cna' * (num_convs - 1) + 'c' + self.tail
+
+    @property
+    def stem(self) -> str:
+        """What follows a convolutional stem so that the first unit reads what every later one reads."""
+        return 'na'[:2 - len(self.pre)]
+
+    @property
+    def projection_norm(self) -> bool:
+        """Whether a projection shortcut has a BatchNorm: only where no activation precedes it."""
+        return not self.pre
+
+
+PLACEMENTS: Dict[str, Placement] = {
+    'orig': Placement(pre='', tail='n', post='a'),  # Fig. 4(a), the unit of "Deep Residual Learning"
+    'bn_after_add': Placement(pre='', tail='', post='na'),  # Fig. 4(b)
+    'relu_before_add': Placement(pre='', tail='na', post=''),  # Fig. 4(c)
+    'relu_only': Placement(pre='a', tail='n', post=''),  # Fig. 4(d)
+    'full': Placement(pre='na', tail='', post=''),  # Fig. 4(e), the proposed unit
+}
+
+
+class Add(nn.Module):
+    """h(x) + F(x), Eq. 1."""
+
+    def __init__(self, channels: int, device=None, dtype=None):
+        super().__init__()
+        self.scales = (1., 1.)
+
+    def forward(self, shortcut: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        return shortcut + residual
+
+
+class ConstantScaling(nn.Module):
+    """Fig. 2(b): both paths scaled by constants."""
+
+    def __init__(self, channels: int, shortcut: float = 0.5, residual: float = 0.5, device=None, dtype=None):
+        super().__init__()
+        self.shortcut = shortcut
+        self.residual = residual
+        self.scales = (shortcut, residual)
+
+    def forward(self, shortcut: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        return shortcut * self.shortcut + residual * self.residual
+
+
+class ShortcutGate(nn.Module):
+    """Fig. 2(d), shortcut-only gating: (1 - g) h(x) + F(x), g = sigmoid(W h(x) + b), a 1x1 convolution.
+
+    The gate reads h(x), not x, so that it also fits where a unit changes shape (the paper does not say what its gates
+    do there).
+    """
+
+    def __init__(self, channels: int, bias: float = -6., device=None, dtype=None):
+        super().__init__()
+        self.bias = bias
+        self.gate = nn.Conv2d(channels, channels, 1, device=device, dtype=dtype)
+        g = torch.tensor(bias).sigmoid().item()
+        self.scales = self.weigh(g)
+
+    def weigh(self, g: float) -> Tuple[float, float]:
+        return 1 - g, 1.
+
+    def init_weights(self) -> None:
+        """b_g starts at the constant that Table 1 names."""
+        nn.init.constant_(self.gate.bias, self.bias)
+
+    def forward(self, shortcut: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        g = self.gate(shortcut).sigmoid()
+        return (1 - g) * shortcut + residual
+
+
+class ExclusiveGate(ShortcutGate):
+    """Fig. 2(c), exclusive gating as in Highway networks: (1 - g) h(x) + g F(x)."""
+
+    def weigh(self, g: float) -> Tuple[float, float]:
+        return 1 - g, g
+
+    def forward(self, shortcut: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        g = self.gate(shortcut).sigmoid()
+        return (1 - g) * shortcut + g * residual
+
+
+class DropoutShortcut(nn.Module):
+    """Fig. 2(f): dropout on the output of the shortcut."""
+
+    def __init__(self, channels: int, p: float = 0.5, device=None, dtype=None):
+        super().__init__()
+        self.scales = (1., 1.)
+        self.dropout = nn.Dropout(p)
+
+    def forward(self, shortcut: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        return self.dropout(shortcut) + residual
+
+
+MERGES: Dict[str, Callable[..., nn.Module]] = {
+    'add': Add,
+    'const_scale': ConstantScaling,
+    'excl_gate': ExclusiveGate,
+    'shortcut_gate': ShortcutGate,
+    'dropout_shortcut': DropoutShortcut,
+}
+
+
+class ZeroPadShortcut(nn.Module):
+    """Option A of "Deep Residual Learning": subsample, append zero channels after the kept ones; no parameters.
+
+    Maps (N, in_chs, H, W) to (N, out_chs, ceil(H / stride), ceil(W / stride)).
+    """
+
+    def __init__(self, in_chs: int, out_chs: int, stride: int = 1):
+        super().__init__()
+        if out_chs < in_chs:
+            raise ValueError(f"shortcut 'A' only appends channels: it cannot go from {in_chs} to {out_chs}.")
+        self.stride = stride
+        self.pad = out_chs - in_chs
+        self.kept = in_chs / out_chs
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.pad(x[:, :, ::self.stride, ::self.stride], [0, 0, 0, 0, 0, self.pad])
+
+
+def create_norm_act(spec: str, channels: int, norm_layer: Callable, act_layer: Any, **dd) -> nn.Module:
+    """What 'na', 'n', 'a' or '' stands for. A lone activation is never in place: it may read the shortcut's tensor."""
+    if spec == '':
+        return nn.Identity()
+    if spec == 'a':
+        return create_act_layer(act_layer, inplace=False)
+    try:
+        return norm_layer(channels, **({} if spec == 'na' else {'apply_act': False}), **dd)
+    except ValueError as e:
+        raise ValueError(
+            f'norm_layer cannot normalise {channels} channels ({e}): pass a callable that can, for example '
+            f'norm_layer=functools.partial(timm.layers.GroupNormAct, num_groups=8).'
+        ) from e
+
+
+def create_shortcut(
+        option: str,
+        in_chs: int,
+        out_chs: int,
+        stride: int = 1,
+        norm: bool = False,
+        norm_layer: Optional[Callable] = None,
+        **dd,
+) -> nn.Module:
+    """The shortcut h of a unit by its option in "Deep Residual Learning", section 4.1.
+
+    Args:
+        option: 'A' zero-padding where the shape changes, 'B' a 1x1 projection there, 'C' a projection in every unit.
+        in_chs: Channels read.
+        out_chs: Channels returned.
+        stride: Subsampling of both spatial dimensions.
+        norm: Follow a projection with a norm.
+        norm_layer: What makes that norm.
+    """
+    changes_shape = in_chs != out_chs or stride != 1
+    if option == 'C' or (option == 'B' and changes_shape):
+        shortcut = OrderedDict(conv=nn.Conv2d(in_chs, out_chs, 1, stride=stride, bias=False, **dd))
+        if norm:
+            shortcut['norm'] = create_norm_act('n', out_chs, norm_layer, None, **dd)
+        return nn.Sequential(shortcut)
+    return ZeroPadShortcut(in_chs, out_chs, stride) if changes_shape else nn.Identity()
+
+
+class ResidualUnit(nn.Module):
+    """One residual unit, x' = f(merge(h(x), F(x))): any placement, kernel list, shortcut and merge of the paper.
+
+    Shape: (N, in_chs, H, W) to (N, out_chs, ceil(H / stride), ceil(W / stride)).
+    """
+
+    def __init__(
+            self,
+            in_chs: int,
+            out_chs: int,
+            kernels: Tuple[int, ...] = (3, 3),
+            bottle_ratio: float = 1.,
+            stride: int = 1,
+            stride_on: str = '1x1',
+            dilation: int = 1,
+            first_dilation: Optional[int] = None,
+            placement: str = 'full',
+            shortcut: str = 'B',
+            activated_shortcut: bool = True,
+            merge: str = 'add',
+            merge_kwargs: Optional[Dict[str, Any]] = None,
+            drop_path: float = 0.,
+            act_layer: Any = 'relu',
+            norm_layer: Optional[Callable] = None,
+            device=None,
+            dtype=None,
+    ):
+        """
+        Args:
+            in_chs: Channels of x.
+            out_chs: Channels of x'.
+            kernels: Kernel sizes of the branch: (3,) one-layer, (3, 3) basic, (1, 3, 1) bottleneck.
+            bottle_ratio: Width of the convolutions before the last one, as a share of out_chs.
+            stride: Spatial stride of the unit.
+            stride_on: Which convolution has it, '1x1' or '3x3': the first one of that kernel (else the first).
+            dilation: Dilation of the 3x3 convolutions.
+            first_dilation: Dilation up to and including the convolution that has the stride.
+            placement: A key of PLACEMENTS.
+            shortcut: 'A', 'B' or 'C', see `create_shortcut`.
+            activated_shortcut: The shortcut reads pre(x), not x. True or False makes no difference where pre is empty.
+            merge: A key of MERGES.
+            merge_kwargs: Arguments of the merge, e.g. dict(bias=-7.) for a gate.
+            drop_path: Probability of dropping the branch (stochastic depth).
+            act_layer: Activation, by timm's name or a class.
+            norm_layer: Makes a norm with activation, as `timm.layers.get_norm_act_layer` returns.
+        """
+        super().__init__()
+        dd = {'device': device, 'dtype': dtype}
+        layers = dict(norm_layer=norm_layer, act_layer=act_layer)
+        place = PLACEMENTS[placement]
+        self.activated_shortcut = activated_shortcut
+
+        self.pre = create_norm_act(place.pre, in_chs, **layers, **dd)
+
+        strided = next((i for i, k in enumerate(kernels) if f'{k}x{k}' == stride_on), 0)
+        self.residual = nn.Sequential()
+        prev_chs = in_chs
+        for i, kernel in enumerate(kernels):
+            is_last = i + 1 == len(kernels)
+            chs = out_chs if is_last else int(out_chs * bottle_ratio)
+            conv_dilation = (first_dilation or dilation) if i <= strided else dilation
+            self.residual.add_module(f'conv{i + 1}', nn.Conv2d(
+                prev_chs,
+                chs,
+                kernel,
+                stride=stride if i == strided else 1,
+                padding=conv_dilation * (kernel // 2),
+                dilation=conv_dilation if kernel > 1 else 1,
+                bias=False,
+                **dd,
+            ))
+            after = place.tail if is_last else 'na'
+            if after:
+                self.residual.add_module(f'norm{i + 1}', create_norm_act(after, chs, **layers, **dd))
+            prev_chs = chs
+
+        self.shortcut = create_shortcut(
+            shortcut, in_chs, out_chs, stride, norm=place.projection_norm, norm_layer=norm_layer, **dd)
+        self.drop_path = DropPath(drop_path) if drop_path > 0. else nn.Identity()
+        self.merge = MERGES[merge](out_chs, **(merge_kwargs or {}), **dd)
+        self.post = create_norm_act(place.post, out_chs, **layers, **dd)
+
+    def combine(self, x: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        """f(merge(h(x), F(x))), given x and a = pre(x)."""
+        shortcut = self.shortcut(a if self.activated_shortcut else x)
+        return self.post(self.merge(shortcut, self.drop_path(self.residual(a))))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.combine(x, self.pre(x))
