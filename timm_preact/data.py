@@ -8,8 +8,9 @@ import numpy as np
 
 from .errors import UserError
 
-__all__ = ['DataError', 'ImageSet', 'load_image_set']
+__all__ = ['CIFAR10_CLASSES', 'DataError', 'ImageSet', 'load_image_set', 'load_sample']
 
+CIFAR10_CLASSES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
 MAX_BYTES = 16 << 30
 IMAGE_COLUMNS = ('img', 'image')
 LABEL_COLUMNS = ('label', 'fine_label')
@@ -41,9 +42,9 @@ def load_image_set(source: Union[str, Path], split: str) -> ImageSet:
     """Read one split.
 
     Args:
-        source: A folder that holds `{split}.npz`; a folder that holds parquet files named after the split, in the layout of
-            the Hub data sets uoft-cs/cifar10 and uoft-cs/cifar100; an .npz file; or the name of a Hub data set. An npz
-            has `images` uint8 (N, H, W, 3), `labels` (N,) and `classes` (C,), and needs no package but NumPy.
+        source: A folder that holds `{split}.npz`; a folder of parquet files named after the split, in the layout of the
+            Hub data sets uoft-cs/cifar10 and uoft-cs/cifar100; an .npz file; or the name of a Hub data set. An npz has
+            `images` uint8 (N, H, W, 3), `labels` (N,) and `classes` (C,), and needs no package but NumPy.
         split: 'train' or 'test'.
 
     Raises:
@@ -95,8 +96,8 @@ def _read_dataset(name: str, split: str, **kwargs) -> ImageSet:
     image = next((c for c in IMAGE_COLUMNS if c in table.column_names), None)
     label = next((c for c in LABEL_COLUMNS if c in table.column_names), None)
     if image is None or label is None:
-        raise DataError(f'{source} has the columns {", ".join(table.column_names)}: it needs img or image, and label or '
-                        f'fine_label.')
+        columns = ', '.join(table.column_names)
+        raise DataError(f'{source} has the columns {columns}: it needs img or image, and label or fine_label.')
     try:
         images = np.stack([np.asarray(row.convert('RGB')) for row in table[image]])
     except (AttributeError, ValueError) as e:
@@ -114,3 +115,16 @@ def _checked(source: str, images: np.ndarray, labels: np.ndarray, classes: Tuple
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= len(classes):
         raise DataError(f'{source}: labels must be whole numbers from 0 to {len(classes) - 1}.')
     return ImageSet(images, labels.astype(np.int64), classes)
+
+
+def load_sample() -> ImageSet:
+    """The 500 CIFAR-10 test images that ship with the package: the first 50 of each class, class after class.
+
+    A lossless contact sheet of the real test set, a row a class (Krizhevsky, "Learning Multiple Layers of Features
+    from Tiny Images", 2009).
+    """
+    from PIL import Image
+    with Image.open(Path(__file__).parent / 'sample' / 'cifar10_test_500.webp') as sheet:
+        rows = np.asarray(sheet.convert('RGB')).reshape(10, 32, 50, 32, 3)
+    images = np.ascontiguousarray(rows.swapaxes(1, 2)).reshape(500, 32, 32, 3)
+    return ImageSet(images, np.arange(10).repeat(50), CIFAR10_CLASSES)

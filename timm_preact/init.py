@@ -3,9 +3,9 @@
 With He initialisation a convolution maps an input of second moment E[x^2] to an output of variance
 2 * in_chs / out_chs * E[x^2], so the variance of the stream is known before any image is seen: it grows by a constant
 with each unit as long as each branch begins by normalising. In eval mode an untrained BatchNorm does not normalise:
-it divides by sqrt(running_var) = 1, the variance doubles with each unit instead, and a few hundred units overflow float32.
-So running_var starts at the variance that the initialisation implies for its place. Training overwrites it and never
-reads it: trained weights are the same to the bit.
+it divides by sqrt(running_var) = 1, the variance doubles with each unit instead, and a few hundred units overflow
+float32. So running_var starts at the variance that the initialisation implies for its place. Training overwrites it and
+never reads it: trained weights are the same to the bit.
 """
 import math
 from typing import NamedTuple

@@ -3,7 +3,7 @@
 Paper: "Identity Mappings in Deep Residual Networks", He, Zhang, Ren, Sun, ECCV 2016, https://arxiv.org/abs/1603.05027
 
 One class builds every network of the paper and every ablation of its Tables 1 to 3 and 5; a name is a row of
-`MODEL_ARGS`. Where the paper is silent its released code (KaimingHe/resnet-1k-layers, facebook/fb.resnet.torch) decides.
+`MODEL_ARGS`. Where the paper is silent, its released code decides (KaimingHe/resnet-1k-layers, fb.resnet.torch).
 """
 from collections import OrderedDict
 from typing import Any, Callable, Dict, List, Optional, Tuple, Union
@@ -14,6 +14,7 @@ from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_c
 from timm.models._features import feature_take_indices
 from torch import nn
 
+from .data import CIFAR10_CLASSES
 from .init import init_weights
 from .unit import MERGES, PLACEMENTS, ResidualUnit, create_norm_act
 from .weights import shipped_weights, verify_shipped
@@ -141,7 +142,7 @@ class PreActResNet(nn.Module):
         dilation = 1
         self.stages = nn.Sequential()
         drop_paths = calculate_drop_path_rates(drop_path_rate, list(layers), stagewise=True)
-        for i, (depth, out_chs) in enumerate(zip(layers, channels)):
+        for i, (depth, out_chs) in enumerate(zip(layers, channels, strict=True)):
             stride = 1 if i == 0 else 2
             first_dilation = dilation
             if curr_stride * stride > output_stride:
@@ -180,7 +181,7 @@ class PreActResNet(nn.Module):
         self.num_features = prev_chs
         self.norm = create_norm_act(place.pre, self.num_features, **acts, **dd)
         self.head = ClassifierHead(self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd)
-        self.head_hidden_size = self.head.num_features
+        self.head_hidden_size = self.num_features * self.head.global_pool.feat_mult()
 
         self.init_weights(zero_init_last=zero_init_last)
 
@@ -225,7 +226,8 @@ class PreActResNet(nn.Module):
         """
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool)
-        self.head_hidden_size = self.head.num_features
+        self.head.to(device=self.stem.conv.weight.device, dtype=self.stem.conv.weight.dtype).train(self.training)
+        self.head_hidden_size = self.num_features * self.head.global_pool.feat_mult()
 
     def forward_intermediates(
             self,
@@ -364,21 +366,29 @@ def _cfg(name: str, **kwargs) -> Dict[str, Any]:
     )
 
 
-def _cfg_cifar10(name: str) -> Dict[str, Any]:
+def _cfg_cifar(name: str, **kwargs) -> Dict[str, Any]:
     return _cfg(
         name,
-        num_classes=10,
         input_size=(3, 32, 32),
         pool_size=(8, 8),
         crop_pct=1.0,
         interpolation='bilinear',
+        **kwargs,
+    )
+
+
+def _cfg_cifar10(name: str) -> Dict[str, Any]:
+    return _cfg_cifar(
+        name,
+        num_classes=10,
+        label_names=CIFAR10_CLASSES,
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.2470, 0.2435, 0.2616),
     )
 
 
 def _cfg_cifar100(name: str) -> Dict[str, Any]:
-    return dict(_cfg_cifar10(name), num_classes=100, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762))
+    return _cfg_cifar(name, num_classes=100, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762))
 
 
 def _cfg_in1k(name: str) -> Dict[str, Any]:
@@ -414,7 +424,7 @@ def _cifar_bottleneck(depth: int, **kwargs) -> Dict[str, Any]:
 
 
 def _imagenet(layers: Tuple[int, ...], bottleneck: bool = True, **kwargs) -> Dict[str, Any]:
-    """Stem with BN-ReLU and pooling, stride on the 3x3; the first unit's identity shortcut carries the stem's output."""
+    """Stem with BN-ReLU and pooling, stride on the 3x3; a first identity shortcut carries the stem's output."""
     return dict(
         layers=layers,
         channels=(256, 512, 1024, 2048) if bottleneck else (64, 128, 256, 512),

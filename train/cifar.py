@@ -7,7 +7,8 @@
 The command is also the way to resume: run again, it goes on from the last checkpoint in --output. All randomness of an
 epoch (order, crops, flips) is drawn from (seed, epoch), the learning rate is a function of the step alone, and the
 reported error is the last epoch's. --output receives log.csv, run.json, curves.png, checkpoint.pt, and at the end
-model.safetensors with its config.json.
+model.safetensors with its config.json. timm's configs know no mean image: with --mean pixel it is written to
+mean_image.safetensors, and config.json has its channel averages.
 """
 import csv
 import io
@@ -22,12 +23,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
+import numpy as np
 import timm
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import save
 
 import timm_preact
 from timm_preact.data import ImageSet, load_image_set
@@ -78,7 +81,7 @@ class Recipe:
 
 
 RECIPES: Dict[str, Recipe] = {
-    # The paper's appendix and "Deep Residual Learning", section 4.2. The paper's two GPUs held 64 images each: --bn-group 64.
+    # The paper's appendix and "Deep Residual Learning", section 4.2. Its two GPUs held 64 images each: --bn-group 64.
     'paper': Recipe(warmup_lr=0.01, warmup=400, mean='pixel'),
     # The run behind the abstract's 4.62 %: KaimingHe/resnet-1k-layers through fb.resnet.torch's train.lua, which drops
     # the rate after epochs 80 and 121 of 200.
@@ -143,11 +146,13 @@ class Batches:
             yield self.normalise(index).permute(0, 3, 1, 2), self.labels[index]
 
 
-def statistics(recipe: Recipe, images: ImageSet, cfg: Dict[str, Any]) -> Tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation to normalise with, (H, W, 3) or (3,), for pixels in [0, 1]."""
-    if recipe.mean == 'pixel':
-        return torch.from_numpy(images.images.mean(0) / 255).float(), torch.ones(3)
-    return torch.tensor(cfg['mean']), torch.tensor(cfg['std'])
+def statistics(images: np.ndarray) -> Tuple[List[float], List[float]]:
+    """Mean and standard deviation of each channel of uint8 images, for pixels in [0, 1], to four digits."""
+    values = np.arange(256) / 255
+    shares = [np.bincount(images[..., c].ravel(), minlength=256) / images[..., c].size for c in range(3)]
+    means = [values @ share for share in shares]
+    stds = [math.sqrt((values - mean) ** 2 @ share) for mean, share in zip(means, shares, strict=True)]
+    return [round(float(m), 4) for m in means], [round(float(s), 4) for s in stds]
 
 
 def test_error(model: torch.nn.Module, batches: Batches) -> float:
@@ -156,7 +161,7 @@ def test_error(model: torch.nn.Module, batches: Batches) -> float:
     with torch.inference_mode():
         correct = sum((model(x).argmax(1) == y).sum().item() for x, y in batches.test())
     model.train()
-    return 100 * (1 - correct / len(batches.labels))
+    return 100 * (len(batches.labels) - correct) / len(batches.labels)
 
 
 def parameter_groups(model: torch.nn.Module, recipe: Recipe) -> List[Dict[str, Any]]:
@@ -182,9 +187,14 @@ class Run:
         self.model = timm.create_model(
             settings['model'], num_classes=len(train.classes), **settings['model_kwargs'])
         self.model.to(device, memory_format=torch.channels_last).train()
-        mean, std = statistics(recipe, train, self.model.pretrained_cfg)
-        self.train_batches = Batches(train, mean, std, device)
-        self.test_batches = Batches(test, mean, std, device)
+        self.mean_image = torch.from_numpy(train.images.mean(0) / 255).float() if recipe.mean == 'pixel' else None
+        mean, std = statistics(train.images)
+        if self.mean_image is not None:
+            std = [1., 1., 1.]
+        self.describe(train, mean, std)
+        mean = torch.tensor(mean) if self.mean_image is None else self.mean_image
+        self.train_batches = Batches(train, mean, torch.tensor(std), device)
+        self.test_batches = Batches(test, mean, torch.tensor(std), device)
         self.optimizer = torch.optim.SGD(
             parameter_groups(self.model, recipe), lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
         self.forward = torch.compile(self.model) if compile_model else self.model
@@ -195,6 +205,14 @@ class Run:
         self.seconds = 0.
         self.history: List[Dict[str, float]] = []
 
+    def describe(self, data: ImageSet, mean: List[float], std: List[float]) -> None:
+        """Let the model's config say what it is trained on."""
+        cfg = self.model.pretrained_cfg
+        if cfg.get('label_names') != data.classes:
+            cfg.pop('tag', None)
+        cfg.update(num_classes=len(data.classes), label_names=data.classes, mean=tuple(mean), std=tuple(std),
+                   input_size=(3, *data.images.shape[1:3]))
+
     def train_step(self, plan: EpochPlan) -> None:
         """Forward, backward and update on this process's share of the batch."""
         recipe = self.recipe
@@ -204,8 +222,8 @@ class Run:
         start = self.step % self.steps_per_epoch * recipe.batch_size + self.rank * share
         x, y = self.train_batches.train(plan, slice(start, start + share))
         self.optimizer.zero_grad()
-        groups = x.split(recipe.bn_group or share), y.split(recipe.bn_group or share)
-        for part, target in zip(*groups):
+        size = recipe.bn_group or share
+        for part, target in zip(x.split(size), y.split(size), strict=True):
             with torch.autocast(self.device.type, torch.bfloat16) if self.amp else nullcontext():
                 logits = self.forward(part)
             loss = F.cross_entropy(logits.float(), target, label_smoothing=recipe.label_smoothing)
@@ -347,6 +365,8 @@ def hardware(device: torch.device) -> str:
 def finish(run: Run, train: ImageSet, test: ImageSet, command: str) -> None:
     """Write the weights, the result and the curves."""
     last = run.history[-1]
+    if run.mean_image is not None:
+        write_atomically(run.output / 'mean_image.safetensors', save({'mean_image': run.mean_image}))
     sha256 = export_model(run.model, run.output, run.settings['model_kwargs'])
     result = dict(
         command=command,
@@ -398,7 +418,7 @@ def main(
         seed: int = typer.Option(0, help='Of the initial weights and of everything random in training.'),
         epochs: Optional[float] = typer.Option(None, help="Passes over the data, in place of the recipe's."),
         iterations: Optional[int] = typer.Option(None, help="Steps, in place of the recipe's."),
-        batch_size: Optional[int] = typer.Option(None, help="Images a step over all processes, in place of the recipe's."),
+        batch_size: Optional[int] = typer.Option(None, help="Images a step, all processes', in place of the recipe's."),
         lr: Optional[float] = typer.Option(None, help="Peak learning rate, in place of the recipe's."),
         weight_decay: Optional[float] = typer.Option(None, help="L2 penalty, in place of the recipe's."),
         label_smoothing: Optional[float] = typer.Option(None, help="Of the loss, in place of the recipe's."),

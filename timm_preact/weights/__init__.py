@@ -4,7 +4,7 @@ import hashlib
 import json
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, Optional, Union
+from typing import Any, Dict, Optional, Tuple, Union
 
 import torch
 from torch import nn
@@ -13,7 +13,9 @@ from ..errors import UserError
 from ..files import write_atomically
 
 __all__ = [
-    'CHECKSUMS', 'SHIPPED', 'WeightsError', 'export_model', 'sha256_of', 'shipped_weights', 'verify', 'verify_shipped']
+    'CHECKSUMS', 'SHIPPED', 'WeightsError', 'export_model', 'read_weights', 'sha256_of', 'shipped_weights', 'verify',
+    'verify_shipped',
+]
 
 SHIPPED = Path(__file__).parent / 'shipped'
 
@@ -83,3 +85,32 @@ def export_model(model: nn.Module, folder: Path, model_args: Optional[Dict[str, 
         write_atomically(folder / 'model.safetensors', weights.read_bytes())
         write_atomically(folder / 'config.json', json.dumps(dict(config, sha256=sha256), indent=2).encode())
     return sha256
+
+
+def read_weights(path: Path) -> Tuple[Dict[str, torch.Tensor], Dict[str, Any]]:
+    """State dict and config.json of weights that somebody saved; nothing is unpickled.
+
+    Args:
+        path: A folder with model.safetensors and config.json, a .safetensors file, or a checkpoint of timm's train.py.
+            The config.json beside a file counts; where it has a sha256 the file is verified.
+
+    Raises:
+        WeightsError: The file is missing, damaged, or no weight file.
+    """
+    from timm.models import load_state_dict
+    file = path / 'model.safetensors' if path.is_dir() else path
+    if not file.is_file():
+        raise WeightsError(f'{file} does not exist: name a weight file or a folder with model.safetensors.')
+    config = {}
+    if (file.parent / 'config.json').is_file():
+        try:
+            config = json.loads((file.parent / 'config.json').read_text())
+        except ValueError as e:
+            raise WeightsError(f"{file.parent / 'config.json'} is not JSON ({e}): restore or remove it.") from e
+    if 'sha256' in config and file.name == 'model.safetensors':
+        verify(file, config['sha256'])
+    try:
+        return load_state_dict(str(file), weights_only=True), config
+    except Exception as e:  # safetensors, zipfile and torch each raise their own classes for a file that is no weights
+        raise WeightsError(f'{file} is not a whole weight file ({type(e).__name__}): fetch it again, or name a '
+                           f'.safetensors file.') from e

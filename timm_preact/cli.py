@@ -1,0 +1,177 @@
+"""The command line: timm-preact list | predict | evaluate | demo."""
+import json
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Callable, Iterator, List, Optional
+
+import timm
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from . import __version__
+from .errors import UserError, one_sentence_errors
+
+app = typer.Typer(
+    name='timm-preact', no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    rich_markup_mode='markdown', help=f'Pre-activation residual networks for timm, version {__version__}.')
+console = Console(width=None if sys.stdout.isatty() else 120)
+
+DEMO_MODEL = 'preact_resnet20.cifar10'
+
+
+@contextmanager
+def progress(total: int, description: str) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr while the block runs; yields advance(done)."""
+    columns = TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda done: bar.advance(task, done)
+
+
+def print_scores(title: str, scores: Any) -> None:
+    table = Table(title=title)
+    table.add_column('class')
+    table.add_column('accuracy, %', justify='right')
+    for name, accuracy in scores.per_class.items():
+        table.add_row(name, f'{accuracy:.2f}')
+    table.add_section()
+    table.add_row('top-1', f'{scores.top1:.2f}', style='bold')
+    table.add_row('top-5', f'{scores.top5:.2f}')
+    console.print(table)
+
+
+@app.command('list')
+@one_sentence_errors
+def list_models(
+        pattern: str = typer.Argument('preact_*', help='Names to list, e.g. "preact_resnet110*".'),
+        as_json: bool = typer.Option(False, '--json', help='Print JSON.'),
+) -> None:
+    """List the networks: size, cost, the paper's error and ours, and which have weights.
+
+    Example: `timm-preact list 'preact_resnet110*'`
+    """
+    from .catalog import MEASURED, PAPER, SIZES, depth_of
+    names = [name for name in timm.list_models(pattern) if name in SIZES]
+    if not names:
+        raise UserError(f'no network matches {pattern}: try "preact_*".')
+    rows = []
+    for name in names:
+        default, *others = [cfg.tag for cfg in timm.models.get_arch_pretrained_cfgs(name).values()]
+        for tag in (default, *others):
+            key = f'{name}.{tag}'
+            facts = dict(
+                paper_error=PAPER.get(name, {}).get(tag),
+                our_error=MEASURED.get(key),
+                weights=timm.models.is_model_pretrained(key),
+            )
+            if tag == default or any(facts.values()):
+                rows.append(dict(
+                    name=name, depth=depth_of(name), params=SIZES[name].params, macs=SIZES[name].macs, data_set=tag,
+                    **facts))
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    table = Table(
+        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption_justify='left',
+        caption='paper, ours: top-1 errors in %; MACs: multiply-adds for one image of the default data set')
+    table.add_column('name', overflow='fold')
+    for heading in ('depth', 'params', 'MACs', 'data set', 'paper', 'ours', 'weights'):
+        table.add_column(heading, justify='left' if heading in ('data set', 'weights') else 'right', no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row['name'], str(row['depth']), f"{row['params'] / 1e6:.2f}M", f"{row['macs'] / 1e6:.0f}M", row['data_set'],
+            _error(row['paper_error']), _error(row['our_error']), 'yes' if row['weights'] else '-')
+    console.print(table)
+
+
+def _error(error: Any) -> str:
+    return '-' if error is None else f'{error:.2f}' if isinstance(error, float) else error
+
+
+@app.command()
+@one_sentence_errors
+def predict(
+        images: List[Path] = typer.Argument(help='Image files of any size, or folders of them.'),
+        model: str = typer.Option(DEMO_MODEL, help='Registered name, with or without tag.'),
+        weights: Optional[str] = typer.Option(None, help='Weights of your own: a file, or a folder of train.cifar.'),
+        top_k: int = typer.Option(5, help='Classes an image.'),
+        device: str = typer.Option('cpu', help='cpu or cuda.'),
+        as_json: bool = typer.Option(False, '--json', help='Print JSON.'),
+) -> None:
+    """Name what is in images.
+
+    Example: `timm-preact predict cat.png --top-k 3 --json`
+    """
+    from .evaluation import image_files, load_model
+    from .evaluation import predict as predict_files
+    files = image_files(images)
+    results = predict_files(load_model(model, weights, device), files, top_k, device)
+    if as_json:
+        print(json.dumps(results, indent=1))
+        return
+    table = Table('image', 'class', 'probability')
+    for result in results:
+        for i, guess in enumerate(result['predictions']):
+            table.add_row(result['file'] if i == 0 else '', guess['class'], f"{guess['probability']:.4f}")
+        table.add_section()
+    console.print(table)
+
+
+@app.command()
+@one_sentence_errors
+def evaluate(
+        model: str = typer.Option(help='Registered name, with or without tag.'),
+        data: str = typer.Option(help='Folder of parquet or npz files, folder of images (a subfolder a class), .npz file, '
+                                      'or Hub data set such as uoft-cs/cifar10.'),
+        split: str = typer.Option('test', help='Split of the data set.'),
+        weights: Optional[str] = typer.Option(None, help='Weights of your own: a file, or a folder of train.cifar.'),
+        batch_size: int = typer.Option(250, help='Images a forward pass.'),
+        device: str = typer.Option('cpu', help='cpu or cuda.'),
+        as_json: bool = typer.Option(False, '--json', help='Print JSON.'),
+) -> None:
+    """Measure top-1 and top-5 accuracy, overall and by class.
+
+    Example: `timm-preact evaluate --model preact_resnet20 --data uoft-cs/cifar10`
+    """
+    from .evaluation import eval_transform, load_model, open_images
+    from .evaluation import evaluate as evaluate_images
+    net = load_model(model, weights, device)
+    images = open_images(data, split, eval_transform(net))
+    with progress(len(images), f'{model} on {data}') as advance:
+        scores = evaluate_images(net, images, batch_size, device, advance)
+    if as_json:
+        print(json.dumps(dict(
+            model=model, data=data, split=split, images=scores.images, top1=round(scores.top1, 4),
+            top5=round(scores.top5, 4), error=round(scores.error, 4), per_class=scores.per_class), indent=1))
+        return
+    print_scores(f'{model} on {scores.images} images of {data}', scores)
+    print(f'top-1 error {scores.error:.2f} %')
+
+
+@app.command()
+@one_sentence_errors
+def demo(
+        output: Path = typer.Option(Path('timm_preact_demo.png'), help='Where to write the picture of predictions.'),
+) -> None:
+    """Run the network that ships with the package on real test images that ship with it; needs no network."""
+    from .data import load_sample
+    from .evaluation import Images, eval_transform, load_model
+    from .evaluation import evaluate as evaluate_images
+    from .picture import draw_predictions
+    start = time.perf_counter()
+    net = load_model(DEMO_MODEL)
+    sample = load_sample()
+    scores = evaluate_images(net, Images(sample, eval_transform(net)))
+    print_scores(f"timm.create_model('{DEMO_MODEL}', pretrained=True) on {scores.images} CIFAR-10 test images", scores)
+    draw_predictions(sample, scores.predictions.numpy(), output)
+    print(f'top-1 error {scores.error:.2f} % in {time.perf_counter() - start:.1f} s; predictions drawn in {output}')
+
+
+def run() -> None:
+    """Entry point of timm-preact and python -m timm_preact."""
+    app(prog_name='timm-preact')

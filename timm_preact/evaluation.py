@@ -1,0 +1,216 @@
+"""Models as users name them, run on images as timm prepares them: the engine of evaluate, predict and demo."""
+from pathlib import Path
+from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple, Union
+
+import timm
+import torch
+from PIL import Image, UnidentifiedImageError
+from timm.data import ImageNetInfo, create_transform, resolve_data_config
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.datasets import ImageFolder
+
+from .data import DataError, ImageSet, load_image_set
+from .errors import UserError, check_name
+from .weights import WeightsError, read_weights
+
+__all__ = ['Images', 'Scores', 'class_names', 'evaluate', 'load_model', 'open_image', 'open_images', 'predict']
+
+EXTENSIONS = tuple(Image.registered_extensions())
+
+
+class Images(Dataset):
+    """Labelled images, prepared by a transform: items (tensor, label)."""
+
+    def __init__(self, source: Union[ImageSet, ImageFolder], transform: Callable):
+        self.source = source
+        self.classes = tuple(source.classes)
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.source.labels) if isinstance(self.source, ImageSet) else len(self.source.samples)
+
+    def __getitem__(self, index: int) -> Tuple[torch.Tensor, int]:
+        if isinstance(self.source, ImageSet):
+            image, label = Image.fromarray(self.source.images[index]), int(self.source.labels[index])
+        else:
+            path, label = self.source.samples[index]
+            image = open_image(path)
+        return self.transform(image), label
+
+
+class Scores(NamedTuple):
+    """Result of an evaluation; accuracies in percent.
+
+    Attributes:
+        images: Number of images.
+        top1: The label is the highest logit.
+        top5: The label is among the five highest logits.
+        per_class: Top-1 accuracy of each class that has images.
+        predictions: Index of the highest logit of each image.
+    """
+    images: int
+    top1: float
+    top5: float
+    per_class: Dict[str, float]
+    predictions: torch.Tensor
+
+    @property
+    def error(self) -> float:
+        """Top-1 error in percent."""
+        return 100 - self.top1
+
+
+def open_image(path: Union[str, Path]) -> Image.Image:
+    """Read an image as RGB.
+
+    Raises:
+        DataError: The file is missing or is no whole image.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert('RGB')
+    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as e:
+        raise DataError(f'{path} is no image that Pillow can read: name an image file.') from e
+    except FileNotFoundError as e:
+        raise DataError(f'{path} does not exist: name an image file or a folder of images.') from e
+    except OSError as e:
+        raise DataError(f'{path} is not a whole image ({e}): replace the file.') from e
+
+
+def image_files(paths: Iterable[Path]) -> List[Path]:
+    """The files named, and all image files below the folders named, sorted."""
+    files = []
+    for path in paths:
+        if path.is_dir():
+            found = sorted(p for p in path.rglob('*') if p.suffix.lower() in EXTENSIONS)
+            if not found:
+                raise DataError(f'{path} holds no image file: name a folder with images.')
+            files += found
+        else:
+            files.append(path)
+    return files
+
+
+def open_images(source: str, split: str, transform: Callable) -> Images:
+    """Labelled images from what `timm_preact.data.load_image_set` reads, or from a folder with a subfolder a class.
+
+    Raises:
+        DataError: `source` is none of these.
+    """
+    path = Path(source)
+    if path.is_dir() and not any(path.rglob('*.parquet')) and not any(path.glob('*.npz')):
+        folder = path / split if (path / split).is_dir() else path
+        try:
+            return Images(ImageFolder(str(folder)), transform)
+        except FileNotFoundError as e:
+            raise DataError(f'{folder} holds no parquet or .npz file and no subfolder of images a class: name a data '
+                            f'folder.') from e
+    return Images(load_image_set(source, split), transform)
+
+
+def load_model(name: str, weights: Optional[str] = None, device: str = 'cpu') -> nn.Module:
+    """A model in eval mode with its published weights, or with a file or folder of weights that somebody trained.
+
+    Raises:
+        UserError: The name is unknown or has no weights.
+        WeightsError: The weights are damaged, or do not fit the name.
+    """
+    check_name(name)
+    if weights is None:
+        if not timm.models.is_model_pretrained(name):
+            ours = ', '.join(timm.list_models('preact_*', pretrained=True))
+            raise UserError(f'{name} has no published weights: pass --weights, or choose one of {ours}.')
+        return timm.create_model(name, pretrained=True).to(device).eval()
+    state_dict, config = read_weights(Path(weights))
+    architecture = config.get('architecture', name.split('.')[0])
+    if architecture != name.split('.')[0]:
+        raise WeightsError(f'{weights} holds {architecture}, not {name}: pass --model {architecture}.')
+    model = timm.create_model(name, **config.get('model_args', {}))
+    classes = state_dict['head.fc.weight'].shape[0] if 'head.fc.weight' in state_dict else model.num_classes
+    if classes != model.num_classes:
+        raise WeightsError(f'{weights} has {classes} classes, {name} has {model.num_classes}: name the model with the '
+                           f'tag of the data set it was trained on.')
+    try:
+        model.load_state_dict(state_dict)
+    except RuntimeError as e:
+        raise WeightsError(f'{weights} does not fit {name}: {" ".join(str(e).split())[:200]}') from e
+    if config.get('pretrained_cfg'):
+        model.pretrained_cfg.update(config['pretrained_cfg'])
+    return model.to(device).eval()
+
+
+def eval_transform(model: nn.Module) -> Callable:
+    """timm's evaluation transform by the model's own config."""
+    return create_transform(**resolve_data_config({}, model=model))
+
+
+def class_names(model: nn.Module) -> List[str]:
+    """Names of the classes in the order of the logits, numbers where the model's config has none."""
+    names = model.pretrained_cfg.get('label_names')
+    if names and len(names) == model.num_classes:
+        return list(names)
+    if model.num_classes == 1000:
+        info = ImageNetInfo()
+        return [info.index_to_description(i) for i in range(1000)]
+    return [str(i) for i in range(model.num_classes)]
+
+
+def evaluate(
+        model: nn.Module,
+        images: Images,
+        batch_size: int = 250,
+        device: str = 'cpu',
+        advance: Callable[[int], None] = lambda done: None,
+) -> Scores:
+    """Top-1 and top-5 accuracy in float32.
+
+    Args:
+        model: In eval mode, with as many outputs as `images` has classes.
+        images: Labelled images.
+        batch_size: Images a forward pass.
+        device: Where the model is.
+        advance: Called with the number of images after each batch.
+
+    Raises:
+        UserError: The batch size is not positive or the numbers of classes differ.
+    """
+    if batch_size < 1:
+        raise UserError(f'batch size {batch_size} is not possible: choose 1 or more.')
+    if len(images.classes) != model.num_classes:
+        raise UserError(f'the data has {len(images.classes)} classes and the model {model.num_classes}: choose a model '
+                        f'trained on this data set.')
+    top5, labels = [], []
+    with torch.inference_mode():
+        for x, y in DataLoader(images, batch_size=batch_size):
+            x = x.to(device, memory_format=torch.channels_last)
+            top5.append(model(x).topk(min(5, model.num_classes)).indices.cpu())
+            labels.append(y)
+            advance(len(y))
+    ranked, labels = torch.cat(top5), torch.cat(labels)
+    hits = ranked == labels[:, None]
+    per_class = {
+        name: 100 * hits[labels == i, 0].double().mean().item()
+        for i, name in enumerate(images.classes) if (labels == i).any()
+    }
+    return Scores(
+        len(labels), 100 * hits[:, 0].double().mean().item(), 100 * hits.any(1).double().mean().item(), per_class,
+        ranked[:, 0])
+
+
+def predict(model: nn.Module, files: List[Path], top_k: int = 5, device: str = 'cpu') -> List[Dict]:
+    """The most probable classes of image files: [{file, predictions: [{class, probability}]}]."""
+    if top_k < 1:
+        raise UserError(f'--top-k {top_k} is not possible: choose 1 or more.')
+    transform, names = eval_transform(model), class_names(model)
+    results = []
+    for file in files:
+        with torch.inference_mode():
+            logits = model(transform(open_image(file))[None].to(device))
+        probabilities, indices = logits[0].softmax(0).topk(min(top_k, model.num_classes))
+        guesses = zip(indices.tolist(), probabilities.tolist(), strict=True)
+        results.append({
+            'file': str(file),
+            'predictions': [{'class': names[i], 'probability': round(p, 4)} for i, p in guesses],
+        })
+    return results
