@@ -126,7 +126,7 @@ def predict(
 @one_sentence_errors
 def evaluate(
         model: str = typer.Option(help='Registered name, with or without tag.'),
-        data: str = typer.Option(help='Folder of parquet or npz files, folder of images (a subfolder a class), .npz file, '
+        data: str = typer.Option(help='Folder of parquet or npz files or of images (a subfolder a class), .npz file, '
                                       'or Hub data set such as uoft-cs/cifar10.'),
         split: str = typer.Option('test', help='Split of the data set.'),
         weights: Optional[str] = typer.Option(None, help='Weights of your own: a file, or a folder of train.cifar.'),

@@ -40,6 +40,8 @@ from timm_preact.weights import export_model
 
 PAD = 4
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -409,6 +411,7 @@ def parse_model_kwargs(pairs: List[str]) -> Dict[str, Any]:
     return kwargs
 
 
+@app.command()
 @one_sentence_errors
 def main(
         model: str = typer.Argument(help='Registered name, e.g. preact_resnet110.'),
@@ -468,4 +471,4 @@ def main(
 
 
 if __name__ == '__main__':
-    typer.run(main)
+    app()

@@ -1,0 +1,227 @@
+"""The CIFAR trainer: recipes, augmentation, exact resumption, and many processes."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from timm_preact.evaluation import eval_transform, evaluate, load_model, open_images
+from train.cifar import PAD, RECIPES, Batches, EpochPlan, app, lr_at, statistics
+
+ROOT = Path(__file__).parents[1]
+TINY = ['preact_resnet20', '--model-kwargs', 'layers=[1,1,1]', '--recipe', 'modern', '--batch-size', '32']
+
+
+def arguments(data, output, *options):
+    return [*TINY, '--data', str(data), '--output', str(output), *options]
+
+
+def train(data, output, *options):
+    """Train in this process; the run must succeed."""
+    result = CliRunner().invoke(app, arguments(data, output, *options), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+
+
+def refusal(data, output, *options):
+    """The one sentence with which a run is refused."""
+    result = CliRunner().invoke(app, arguments(data, output, *options), catch_exceptions=False)
+    assert result.exit_code == 2
+    return result.output
+
+
+def start(data, output, *options):
+    """Train in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, '-m', 'train.cifar', *arguments(data, output, *options)], cwd=ROOT, stdout=subprocess.DEVNULL)
+
+
+def test_paper_recipe_is_the_appendix():
+    """0.01 for 400 iterations, 0.1, a tenth at 32k and 48k of 64k; plain momentum; 1e-4 on convolutions."""
+    paper = RECIPES['paper']
+    rates = {0: 0.01, 399: 0.01, 400: 0.1, 31_999: 0.1, 32_000: 0.01, 47_999: 0.01, 48_000: 0.001, 63_999: 0.001}
+    assert {step: pytest.approx(lr_at(paper, step, paper.iterations)) for step in rates} == rates
+    assert (paper.batch_size, paper.momentum, paper.nesterov, paper.weight_decay) == (128, 0.9, False, 1e-4)
+    assert (paper.mean, paper.iterations, paper.epochs) == ('pixel', 64_000, None)
+
+
+def test_torch_recipe_drops_after_epochs_80_and_121_of_200():
+    recipe = RECIPES['torch']
+    steps = 50_000 // recipe.batch_size
+    rates = [lr_at(recipe, epoch * steps, 200 * steps) for epoch in (0, 79, 80, 120, 121, 199)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    assert recipe.nesterov and recipe.decay_all and recipe.mean == 'channel'
+
+
+def test_modern_recipe_rises_once_and_falls_to_zero():
+    rates = [lr_at(RECIPES['modern'], step, 1000) for step in range(1000)]
+    peak = int(np.argmax(rates))
+    assert rates[:peak + 1] == sorted(rates[:peak + 1]) and rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert max(rates) == pytest.approx(0.2, rel=0.01) and 0 < rates[-1] < 0.001
+
+
+def test_statistics_are_the_channels_mean_and_standard_deviation(sample):
+    pixels = sample.images.reshape(-1, 3) / 255
+    mean, std = statistics(sample.images)
+    assert mean == pytest.approx(pixels.mean(0), abs=5.1e-5) and std == pytest.approx(pixels.std(0), abs=5.1e-5)
+
+
+@pytest.mark.parametrize('mean_image', [True, False])
+def test_augmentation_is_zero_padding_crop_and_flip_of_the_normalised_image(sample, mean_image):
+    mean = torch.from_numpy(sample.images.mean(0) / 255).float() if mean_image else torch.tensor([0.5, 0.4, 0.3])
+    std = torch.tensor([0.2, 0.3, 0.4])
+    batches = Batches(sample, mean, std, torch.device('cpu'))
+    plan = EpochPlan.draw(0, 3, len(sample.labels), torch.device('cpu'))
+    x, y = batches.train(plan, slice(64, 192))
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    for place, image, label in zip(range(64, 192), x, y, strict=True):
+        index = plan.order[place].item()
+        normalised = (torch.from_numpy(sample.images[index]).float() / 255 - mean) / std
+        padded = np.pad(normalised.numpy(), ((PAD, PAD), (PAD, PAD), (0, 0)))
+        top, left = plan.top[place], plan.left[place]
+        crop = padded[top:top + 32, left:left + 32]
+        expected = crop[:, ::-1] if plan.flip[place] else crop
+        assert label == sample.labels[index]
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), expected)
+
+
+def test_an_epoch_is_a_function_of_seed_and_number():
+    draw = [EpochPlan.draw(seed, epoch, 1000, torch.device('cpu')) for seed, epoch in ((0, 1), (0, 1), (1, 1), (0, 2))]
+    assert all(torch.equal(a, b) for a, b in zip(draw[0], draw[1], strict=True))
+    assert not torch.equal(draw[0].order, draw[2].order) and not torch.equal(draw[0].order, draw[3].order)
+    assert draw[0].order.sort().values.equal(torch.arange(1000))
+    assert set(draw[0].top.tolist()) == set(range(2 * PAD + 1))
+    assert 400 < draw[0].flip.sum() < 600
+
+
+@pytest.fixture(scope='module')
+def finished(npz_folder, tmp_path_factory):
+    """A whole run of 3 epochs, 10 steps each."""
+    output = tmp_path_factory.mktemp('runs') / 'whole'
+    train(npz_folder, output, '--epochs', '3')
+    return output
+
+
+def test_killed_at_any_moment_and_resumed_ends_with_the_same_bits(npz_folder, finished, tmp_path):
+    """SIGKILL after each of several checkpoints, some in the middle of an epoch."""
+    output = tmp_path / 'killed'
+    kills = 0
+    for wait in (0., 0.4, 0.1):
+        process = start(npz_folder, output, '--epochs', '3', '--checkpoint-every', '3')
+        before = checkpoint_time(output)
+        while process.poll() is None and checkpoint_time(output) == before:
+            time.sleep(0.005)
+        time.sleep(wait)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills >= 2
+    train(npz_folder, output, '--epochs', '3', '--checkpoint-every', '3')
+    killed, whole = load_file(output / 'model.safetensors'), load_file(finished / 'model.safetensors')
+    assert killed.keys() == whole.keys()
+    assert all(torch.equal(killed[key], whole[key]) for key in whole)
+    curves = [json.loads((folder / 'run.json').read_text())['curve'] for folder in (output, finished)]
+    measures = [[(row['step'], row['train_loss'], row['test_error']) for row in curve] for curve in curves]
+    assert measures[0] == measures[1]
+
+
+def checkpoint_time(output):
+    path = output / 'checkpoint.pt'
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def test_a_finished_run_leaves_a_model_that_timm_loads_and_evaluates_to_the_digit(npz_folder, finished):
+    run = json.loads((finished / 'run.json').read_text())
+    assert {p.name for p in finished.iterdir()} == {
+        'checkpoint.pt', 'config.json', 'curves.png', 'log.csv', 'model.safetensors', 'run.json'}
+    assert len(run['curve']) == 3 and run['test_error'] == run['curve'][-1]['test_error']
+    model = timm.create_model(f'local-dir:{finished}', pretrained=True).eval()
+    assert sum(len(stage.blocks) for stage in model.stages) == 3
+    mine = load_model('preact_resnet20', str(finished))
+    images = open_images(str(npz_folder), 'test', eval_transform(mine))
+    for net in (model, mine):
+        assert evaluate(net, images).error == pytest.approx(run['test_error'], abs=1e-9)
+
+
+def test_the_log_has_a_row_an_epoch(finished):
+    lines = (finished / 'log.csv').read_text().splitlines()
+    assert lines[0].startswith('epoch,step,lr,train_loss,test_error') and len(lines) == 4
+
+
+def test_a_run_with_other_settings_is_not_resumed(npz_folder, finished):
+    assert 'belongs to a run with other settings' in refusal(npz_folder, finished, '--epochs', '3', '--seed', '1')
+
+
+def test_a_diverged_run_stops_with_a_sentence(npz_folder, tmp_path):
+    assert 'the run diverged' in refusal(npz_folder, tmp_path, '--iterations', '30', '--lr', '1e30')
+    assert not (tmp_path / 'model.safetensors').exists()
+
+
+def test_two_processes_compute_what_one_computes_with_groups_of_their_batch(npz_folder, tmp_path):
+    """torchrun with gloo, 2 x 16 images, against one process with BatchNorm over groups of 16, in float32."""
+    options = ['--epochs', '2', '--no-amp', '--bn-group', '16']
+    one, two = tmp_path / 'one', tmp_path / 'two'
+    train(npz_folder, one, *options)
+    subprocess.run(
+        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2',
+         '-m', 'train.cifar', *arguments(npz_folder, two, *options)],
+        cwd=ROOT, env=dict(os.environ, OMP_NUM_THREADS='1'), check=True, capture_output=True)
+    losses = [
+        [row['train_loss'] for row in json.loads((folder / 'run.json').read_text())['curve']] for folder in (one, two)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    key = 'stages.0.blocks.0.residual.conv1.weight'
+    weights = [load_file(folder / 'model.safetensors')[key] for folder in (one, two)]
+    torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-6)
+
+
+def test_a_group_smaller_than_the_batch_changes_batchnorm(npz_folder, tmp_path):
+    losses = []
+    for group in ('8', '32'):
+        train(npz_folder, tmp_path / group, '--iterations', '4', '--no-amp', '--bn-group', group)
+        losses.append(json.loads((tmp_path / group / 'run.json').read_text())['train_loss'])
+    assert losses[0] != losses[1]
+
+
+def test_the_mean_image_is_kept_with_the_weights(npz_folder, tmp_path):
+    train(npz_folder, tmp_path, '--iterations', '2', '--mean', 'pixel')
+    with np.load(npz_folder / 'train.npz') as arrays:
+        expected = arrays['images'].mean(0) / 255
+    kept = load_file(tmp_path / 'mean_image.safetensors')['mean_image'].numpy()
+    assert np.allclose(kept, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize('options, message', [
+    (['--batch-size', '0'], '--batch-size is 0'),
+    (['--batch-size', '512'], 'batch size 512 does not fit 320 images'),
+    (['--recipe', 'papre'], 'choose one of paper, torch, modern'),
+    (['--epochs', '1', '--iterations', '1'], 'give one of them'),
+    (['--model-kwargs', 'layers'], 'write KEY=VALUE'),
+])
+def test_bad_options_end_with_a_sentence(npz_folder, tmp_path, options, message):
+    assert message in refusal(npz_folder, tmp_path / 'out', *options)
+    assert not (tmp_path / 'out' / 'log.csv').exists()
+
+
+def test_an_unknown_name_suggests_the_nearest(npz_folder, tmp_path):
+    options = ['preact_resnet11', '--data', str(npz_folder), '--output', str(tmp_path)]
+    result = CliRunner().invoke(app, options, catch_exceptions=False)
+    assert result.exit_code == 2 and 'did you mean preact_resnet1' in result.output
+
+
+def test_an_output_folder_that_cannot_be_written_is_refused_before_training(npz_folder, tmp_path):
+    (tmp_path / 'file').write_text('in the way')
+    assert str(tmp_path / 'file') in refusal(npz_folder, tmp_path / 'file' / 'out')
+
+
+def test_a_data_folder_without_a_split_is_refused(npz_folder, tmp_path):
+    (tmp_path / 'train.npz').write_bytes((npz_folder / 'train.npz').read_bytes())
+    assert 'test.npz' in refusal(tmp_path, tmp_path / 'out')

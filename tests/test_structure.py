@@ -1,0 +1,117 @@
+"""Who imports whom: torch, timm <- unit <- init <- preact_resnet <- everything built on it <- cli."""
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# A module imports modules of the lines above its own, and others of its own folder; a new module needs a place here.
+LAYERS = [
+    {'errors', 'version'},
+    {'data', 'files'},
+    {'unit'},
+    {'init'},
+    {'weights'},
+    {'preact_resnet'},
+    {'__init__', 'catalog', 'evaluation', 'hub', 'inference', 'memory', 'picture', 'propagation', 'weights.*'},
+    {'cli'},
+    {'__main__'},
+]
+
+
+def name_of(path):
+    """'weights' of timm_preact/weights/__init__.py, 'weights.x' of timm_preact/weights/x.py."""
+    parts = path.relative_to(ROOT / 'timm_preact').with_suffix('').parts
+    return '.'.join(parts[:-1] if parts[-1] == '__init__' and len(parts) > 1 else parts)
+
+
+MODULES = {name_of(path): path for path in sorted((ROOT / 'timm_preact').rglob('*.py'))}
+TRAINING = sorted((ROOT / 'train').rglob('*.py'))
+
+
+def imports(path):
+    """(module, name) of every import in a file, inside functions too; relative ones by their full name."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, '') for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            package = path.relative_to(ROOT).parts[:-node.level] if node.level else ()
+            module = '.'.join([*package, *([node.module] if node.module else [])])
+            found += [(module, alias.name) for alias in node.names]
+    return found
+
+
+def ours(path):
+    """The modules of this package that a file imports."""
+    found = set()
+    for module, name in imports(path):
+        if module.split('.')[0] == 'timm_preact':
+            inside = module.partition('.')[2]
+            submodule = f'{inside}.{name}'.strip('.')
+            found.add(submodule if submodule in MODULES else inside or '__init__')
+    return found
+
+
+def layer_of(module):
+    place = f'{module.split(".")[0]}.*' if '.' in module else module
+    return next(i for i, names in enumerate(LAYERS) if place in names)
+
+
+def attributes(path):
+    """Dotted names such as 'timm.models.list_models' that a file uses."""
+    return {ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_a_module_imports_only_what_stands_below_it(module):
+    folder = module.split('.')[0]
+    for other in ours(MODULES[module]) - {module}:
+        assert layer_of(other) < layer_of(module) or other.split('.')[0] == folder, f'{module} imports {other}'
+
+
+def test_the_unit_stands_on_torch_and_timm_alone():
+    third_party = {module.split('.')[0] for module, _ in imports(MODULES['unit'])} - sys.stdlib_module_names
+    assert third_party == {'torch', 'timm'}
+    assert ours(MODULES['init']) == {'unit'}
+
+
+@pytest.mark.parametrize('module', ['errors', 'version', 'data', 'files'])
+def test_a_helper_stands_alone(module):
+    assert ours(MODULES[module]) <= {'errors'}
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_the_package_does_not_know_its_trainer_or_its_tests(module):
+    assert not {name.split('.')[0] for name, _ in imports(MODULES[module])} & {'train', 'tests', 'conftest'}
+
+
+@pytest.mark.parametrize('path', TRAINING, ids=lambda path: path.stem)
+def test_the_trainer_reaches_models_by_name_alone(path):
+    networks = {'unit', 'init', 'preact_resnet'}
+    assert not ours(path) & networks
+    assert not attributes(path) & {f'timm_preact.{module}' for module in networks}
+
+
+def test_the_trainer_creates_models_through_timm():
+    assert any('timm.create_model' in attributes(path) for path in TRAINING)
+
+
+def test_one_private_name_of_timm_is_used():
+    private = set()
+    for path in [*MODULES.values(), *TRAINING]:
+        for module, name in imports(path):
+            if module.split('.')[0] == 'timm' and '._' in f'{module}.{name}':
+                private.add(name or module)
+        for attribute in attributes(path) - {'timm.__version__'}:
+            if attribute.startswith('timm.') and '._' in attribute:
+                private.add(attribute)
+    assert private == {'feature_take_indices'}
+
+
+def test_importing_the_package_brings_in_nothing_heavy():
+    code = 'import sys, timm_preact; print({"datasets", "typer", "rich", "matplotlib"} & set(sys.modules))'
+    process = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == 'set()'
