@@ -161,6 +161,11 @@ def test_a_run_with_other_settings_is_not_resumed(npz_folder, finished):
     assert 'belongs to a run with other settings' in refusal(npz_folder, finished, '--epochs', '3', '--seed', '1')
 
 
+def test_a_file_that_is_no_checkpoint_is_not_resumed(npz_folder, tmp_path):
+    (tmp_path / 'checkpoint.pt').write_bytes(b'something else')
+    assert 'is no checkpoint of train.cifar' in refusal(npz_folder, tmp_path, '--epochs', '3')
+
+
 def test_a_diverged_run_stops_with_a_sentence(npz_folder, tmp_path):
     assert 'the run diverged' in refusal(npz_folder, tmp_path, '--iterations', '30', '--lr', '1e30')
     assert not (tmp_path / 'model.safetensors').exists()

@@ -89,7 +89,8 @@ def main() -> int:
         tests = fetch_tests(Path(folder))
         code = pytest.main(
             ['-p', 'timm_preact', '-p', 'no:cacheprovider', '-q', '--durations=5', f'--rootdir={tests.parents[1]}',
-             '-c', str(tests.parents[1] / 'pyproject.toml'), '-W', 'ignore::pytest.PytestUnknownMarkWarning', str(tests)],
+             '-c', str(tests.parents[1] / 'pyproject.toml'), '-W', 'ignore::pytest.PytestUnknownMarkWarning',
+             str(tests)],
             plugins=[selection])
     counts = ', '.join(f'{count} {outcome}' for outcome, count in sorted(selection.outcomes.items()))
     print(f"timm {version('timm')}'s tests/test_models.py on {len(names)} names: {counts}")

@@ -54,42 +54,43 @@ def init_weights(model: nn.Module, zero_init_last: bool = False) -> None:
         model: A network of residual units, or one unit.
         zero_init_last: Start each branch at zero, through its last norm if it ends in one, else its last convolution.
     """
-    for module in model.modules():
+    modules = list(model.modules())
+    for module in modules:
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode='fan_out', nonlinearity='relu')
+            module.weight.normal_(0, math.sqrt(2 / (math.prod(module.kernel_size) * module.out_channels)))
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
             bound = 1 / math.sqrt(module.in_features)
             nn.init.uniform_(module.weight, -bound, bound)
             nn.init.zeros_(module.bias)
-    for module in model.modules():
-        if isinstance(module, ResidualUnit):
-            if hasattr(module.merge, 'init_weights'):
-                module.merge.init_weights()
-            if zero_init_last:
-                nn.init.zeros_(module.residual[-1].weight)
-    imply_running_var(model)
+    for module in modules:
+        if hasattr(module, 'init_weights') and module is not model:
+            module.init_weights()
+        elif zero_init_last and isinstance(module, ResidualUnit):
+            nn.init.zeros_(module.residual[-1].weight)
+    imply_running_var(model, zero_init_last)
 
 
 @torch.no_grad()
-def imply_running_var(model: nn.Module) -> None:
+def imply_running_var(model: nn.Module, zero_init_last: bool = False) -> None:
     """Set every running_var to the second moment that freshly initialised weights give its input."""
     stream = Moments(0., 1.)  # a normalised image
     for name in ('stem', 'stages', 'norm'):
-        stream = _propagate(getattr(model, name), stream)
+        stream = _propagate(getattr(model, name), stream, zero_init_last)
 
 
-def _propagate(module: nn.Module, x: Moments) -> Moments:
+def _propagate(module: nn.Module, x: Moments, zero_init_last: bool) -> Moments:
     """What `module` makes of x in eval mode, with freshly initialised weights; sets running_var on the way."""
     if isinstance(module, ResidualUnit):
-        a = _propagate(module.pre, x)
-        shortcut = _propagate(module.shortcut, a if module.activated_shortcut else x)
-        residual = _propagate(module.residual, a)
-        if not module.residual[-1].weight.is_meta and not module.residual[-1].weight.any():
+        a = _propagate(module.pre, x, zero_init_last)
+        shortcut = _propagate(module.shortcut, a if module.activated_shortcut else x, zero_init_last)
+        residual = _propagate(module.residual, a, zero_init_last)
+        if zero_init_last:
             residual = Moments(0., 0.)
         on_shortcut, on_residual = module.merge.scales
-        return _propagate(module.post, shortcut.scale(on_shortcut).add(residual.scale(on_residual)))
+        merged = shortcut.scale(on_shortcut).add(residual.scale(on_residual))
+        return _propagate(module.post, merged, zero_init_last)
     if isinstance(module, nn.Conv2d):
         return Moments(0., 2 * module.in_channels / module.out_channels * x.second)
     if isinstance(module, ZeroPadShortcut):
@@ -101,6 +102,6 @@ def _propagate(module: nn.Module, x: Moments) -> Moments:
         return x if isinstance(getattr(module, 'act', None), nn.Identity) else x.rectify()
     if isinstance(module, nn.Sequential) or hasattr(module, 'blocks'):
         for child in module.children():
-            x = _propagate(child, x)
+            x = _propagate(child, x, zero_init_last)
         return x
     return x.rectify() if isinstance(module, nn.ReLU) else x

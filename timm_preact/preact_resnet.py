@@ -16,7 +16,7 @@ from torch import nn
 
 from .data import CIFAR10_CLASSES
 from .init import init_weights
-from .unit import MERGES, PLACEMENTS, ResidualUnit, create_norm_act
+from .unit import MERGES, PLACEMENTS, ResidualUnit, create_norm_act, replicate
 from .weights import shipped_weights, verify_shipped
 
 __all__ = ['MODEL_ARGS', 'PreActResNet', 'ResidualStage']
@@ -148,12 +148,12 @@ class PreActResNet(nn.Module):
             if curr_stride * stride > output_stride:
                 dilation *= stride
                 stride = 1
-            units = []
+            units, unit_args = [], {}
             for j in range(depth):
                 changes_shape = prev_chs != out_chs or stride != 1 or first_dilation != dilation
-                units.append(ResidualUnit(
-                    prev_chs,
-                    out_chs,
+                previous_args, unit_args = unit_args, dict(
+                    in_chs=prev_chs,
+                    out_chs=out_chs,
                     kernels=kernels,
                     bottle_ratio=bottle_ratio,
                     stride=stride,
@@ -171,7 +171,8 @@ class PreActResNet(nn.Module):
                     drop_path=drop_paths[i][j],
                     **acts,
                     **dd,
-                ))
+                )
+                units.append(replicate(units[-1]) if unit_args == previous_args else ResidualUnit(**unit_args))
                 prev_chs = out_chs
                 curr_stride *= stride
                 stride, first_dilation = 1, dilation

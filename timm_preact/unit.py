@@ -17,7 +17,10 @@ import torch.nn.functional as F
 from timm.layers import DropPath, create_act_layer
 from torch import nn
 
-__all__ = ['MERGES', 'PLACEMENTS', 'Placement', 'ResidualUnit', 'ZeroPadShortcut', 'create_norm_act', 'create_shortcut']
+__all__ = [
+    'MERGES', 'PLACEMENTS', 'Placement', 'ResidualUnit', 'ZeroPadShortcut', 'create_norm_act', 'create_shortcut',
+    'replicate',
+]
 
 
 class Placement(NamedTuple):
@@ -288,3 +291,22 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.combine(x, self.pre(x))
+
+
+def replicate(module: nn.Module) -> nn.Module:
+    """Another module of the same structure, several times faster than building it or than copy.deepcopy.
+
+    Vectors and buffers are copied; the values of weights with more than one dimension are undefined until initialised.
+    """
+    twin = module.__new__(type(module))
+    twin.__dict__ = {
+        key: value.copy() if isinstance(value, (dict, set)) else value for key, value in vars(module).items()}
+    for key, child in module._modules.items():
+        twin._modules[key] = replicate(child)
+    for key, p in module._parameters.items():
+        if p is not None:
+            twin._parameters[key] = nn.Parameter(torch.empty_like(p) if p.ndim > 1 else p.detach().clone())
+    for key, buffer in module._buffers.items():
+        if buffer is not None:
+            twin._buffers[key] = buffer.clone()
+    return twin

@@ -29,6 +29,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 import typer
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save
 
@@ -277,7 +278,10 @@ class Run:
         path = self.output / 'checkpoint.pt'
         if not path.exists():
             return
-        state = torch.load(path, map_location='cpu', weights_only=True)
+        try:
+            state = torch.load(path, map_location='cpu', weights_only=True)
+        except Exception as e:  # torch and zipfile raise a dozen classes for a file that is no checkpoint
+            raise UserError(f'{path} is no checkpoint of train.cifar: remove it or choose another --output.') from e
         if state['settings'] != self.settings or state['recipe'] != asdict(self.recipe):
             raise UserError(f'{path} belongs to a run with other settings: choose another --output or remove it.')
         self.step, self.history, self.seconds = state['step'], state['history'], state['seconds']
@@ -292,8 +296,8 @@ class Run:
         """Run to the last step."""
         self.resume()
         plan = None
-        with progress_bar(self.total, self.rank) as advance:
-            advance(self.step, self.history)
+        with RunProgress(self.total, self.rank) as progress:
+            progress.advance(self.step, self.history)
             while self.step < self.total:
                 epoch, place = divmod(self.step, self.steps_per_epoch)
                 if plan is None or place == 0:
@@ -311,34 +315,37 @@ class Run:
                     self.end_epoch(done)
                 if ends or (checkpoint_every and self.step % checkpoint_every == 0):
                     self.save()
-                advance(self.step, self.history)
+                progress.advance(self.step, self.history)
 
 
-def progress_bar(total: int, rank: int):
-    """A context that yields advance(step, history); silent where nobody watches."""
-    class Bar:
-        def __enter__(self):
-            self.bar = Progress(
-                TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                disable=rank != 0 or not sys.stderr.isatty(), redirect_stdout=False)
-            self.bar.start()
-            self.task = self.bar.add_task('', total=total)
-            self.epochs = 0
-            return self.advance
+class RunProgress:
+    """How far a run is: a bar on a terminal, a line an epoch elsewhere, nothing on processes but the first."""
 
-        def advance(self, step: int, history: List[Dict[str, float]]) -> None:
-            last = history[-1] if history else None
-            self.bar.update(self.task, completed=step,
-                            description=f"error {last['test_error']:.2f} %" if last else 'first epoch')
-            if rank == 0 and last and len(history) > self.epochs and not sys.stderr.isatty():
+    def __init__(self, total: int, rank: int):
+        self.rank = rank
+        self.lines = not sys.stderr.isatty()
+        self.bar = Progress(
+            TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            console=Console(stderr=True), disable=self.lines or rank != 0)
+        self.task = self.bar.add_task('first epoch', total=total)
+        self.epochs = None
+
+    def __enter__(self) -> 'RunProgress':
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.bar.stop()
+
+    def advance(self, step: int, history: List[Dict[str, float]]) -> None:
+        self.bar.update(self.task, completed=step)
+        if self.epochs is not None and len(history) > self.epochs:
+            last = history[-1]
+            self.bar.update(self.task, description=f"test error {last['test_error']:.2f} %")
+            if self.lines and self.rank == 0:
                 print(f"epoch {last['epoch']}: loss {last['train_loss']:.4f}, test error {last['test_error']:.2f} %, "
                       f"{last['images_per_second']:.0f} images/s", flush=True)
-            self.epochs = len(history)
-
-        def __exit__(self, *_):
-            self.bar.stop()
-
-    return Bar()
+        self.epochs = len(history)
 
 
 def plot_curves(history: List[Dict[str, float]], title: str, path: Path) -> None:
@@ -364,7 +371,7 @@ def hardware(device: torch.device) -> str:
     return f'{platform.machine()} CPU, {torch.get_num_threads()} threads'
 
 
-def finish(run: Run, train: ImageSet, test: ImageSet, command: str) -> None:
+def finish(run: Run, train: ImageSet, test: ImageSet, recipe_name: str, command: str) -> None:
     """Write the weights, the result and the curves."""
     last = run.history[-1]
     if run.mean_image is not None:
@@ -373,6 +380,7 @@ def finish(run: Run, train: ImageSet, test: ImageSet, command: str) -> None:
     result = dict(
         command=command,
         **run.settings,
+        recipe_name=recipe_name,
         recipe=asdict(run.recipe),
         iterations=run.total,
         test_error=last['test_error'],
@@ -464,7 +472,7 @@ def main(
         run = Run(settings, chosen, train, test, output, torch.device(device), amp, compile_model)
         run.train(checkpoint_every)
         if run.rank == 0:
-            finish(run, train, test, ' '.join(['python -m train.cifar', *sys.argv[1:]]))
+            finish(run, train, test, recipe, ' '.join(['python -m train.cifar', *sys.argv[1:]]))
     finally:
         if distributed:
             dist.destroy_process_group()

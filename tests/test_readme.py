@@ -1,0 +1,50 @@
+"""What the README says is what the package and the result files say."""
+import json
+from pathlib import Path
+
+from timm_preact.catalog import MEASURED, PAPER, SIZES, depth_of
+from timm_preact.preact_resnet import default_cfgs
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / 'README.md').read_text()
+
+
+def names_table() -> str:
+    """The README's table of names, from the catalog."""
+    lines = ['| name | depth | parameters | MACs | paper | ours |', '|---|--:|--:|--:|---|---|']
+    for name, size in SIZES.items():
+        tags = default_cfgs[name].tags
+        paper = ', '.join(f'{PAPER[name][tag]} ({tag})' for tag in tags if tag in PAPER.get(name, {}))
+        ours = ', '.join(f"{MEASURED[f'{name}.{tag}']:.2f} ({tag})" for tag in tags if f'{name}.{tag}' in MEASURED)
+        lines.append(f"| `{name}` | {depth_of(name)} | {size.params / 1e6:.2f} M | {size.macs / 1e6:,.0f} M | "
+                     f"{paper or '-'} | {ours or '-'} |")
+    return '\n'.join(lines)
+
+
+def benchmark_table() -> str:
+    """The README's table of ratios, from the result files."""
+    lines = ['| | median | against | median | ratio |', '|---|--:|---|--:|--:|']
+    for name, what in (('training', 'train `preact_resnet20`'), ('creation', 'create `preact_resnet1001`'),
+                       ('imports', 'import')):
+        result = json.loads((ROOT / 'train' / 'results' / f'benchmark_{name}.json').read_text())
+        (ours, mine), *peers = result['medians'].items()
+        digits = 0 if result['unit'] == 'images/s' else 2
+        for peer, theirs in peers:
+            lines.append(f"| {what}: `{ours}` | {mine:.{digits}f} {result['unit']} | `{peer}` | "
+                         f"{theirs:.{digits}f} {result['unit']} | {mine / theirs:.2f} |")
+    return '\n'.join(lines)
+
+
+def test_the_table_of_names_is_the_catalogs():
+    assert names_table() in README
+
+
+def test_the_ratios_are_the_result_files():
+    assert benchmark_table() in README
+
+
+def test_ci_runs_the_readmes_test_command():
+    """.ci/run cuts the command out of the README between its mark and the end of the code block."""
+    block = README.split('<!-- tests -->\n```sh\n')[1].split('\n```')[0]
+    assert block == "pip install '.[test]' && pytest"
+    assert '<!-- tests -->' in (ROOT / '.ci' / 'run').read_text()
