@@ -116,6 +116,12 @@ def test_an_original_net_is_as_large_as_torchvisions(name):
     assert count(theirs) == PARAMETERS[f'preact_{name}_orig']
 
 
+@pytest.mark.parametrize('name', ['preact_resnet56', 'preact_resnet110_orig_shortcut_gate'])
+def test_no_two_units_share_a_tensor(name):
+    tensors = timm.create_model(name).state_dict().values()
+    assert len({tensor.data_ptr() for tensor in tensors}) == len(tensors)
+
+
 # The order of layers
 
 

@@ -80,7 +80,7 @@ def assert_same(actual, expected, **kwargs):
     ('preact_resnet164', [16, 64, 128, 256], [1, 1, 2, 4]),
     ('preact_resnet18', [16, 16, 32, 48, 64], [2, 4, 8, 16, 32]),
 ])
-@pytest.mark.parametrize('out_indices, levels', [
+@pytest.mark.parametrize('out_indices, taken', [
     (None, slice(None)),
     ((0,), slice(0, 1)),
     ((1, 2), slice(1, 3)),
@@ -88,12 +88,12 @@ def assert_same(actual, expected, **kwargs):
     ((-1,), slice(-1, None)),
     (2, slice(-2, None)),
 ])
-def test_features_have_the_channels_and_reductions_announced(name, channels, reductions, out_indices, levels):
+def test_features_have_the_channels_and_reductions_announced(name, channels, reductions, out_indices, taken):
     model = create(name, features_only=True, **({} if out_indices is None else dict(out_indices=out_indices)))
-    assert model.feature_info.channels() == channels[levels]
-    assert model.feature_info.reduction() == reductions[levels]
+    assert model.feature_info.channels() == channels[taken]
+    assert model.feature_info.reduction() == reductions[taken]
     shapes = [tuple(tap.shape) for tap in model(images(size=64))]
-    expected = zip(channels[levels], reductions[levels], strict=True)
+    expected = zip(channels[taken], reductions[taken], strict=True)
     assert shapes == [(2, c, 64 // r, 64 // r) for c, r in expected]
 
 

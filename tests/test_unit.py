@@ -8,7 +8,7 @@ from torch import nn
 
 import timm_preact  # noqa: F401
 from timm_preact.preact_resnet import PreActResNet
-from timm_preact.unit import MERGES, PLACEMENTS, ResidualUnit, ZeroPadShortcut, create_shortcut
+from timm_preact.unit import MERGES, PLACEMENTS, ResidualUnit, ZeroPadShortcut, create_shortcut, replicate
 
 KERNELS = {'one_layer': (3,), 'basic': (3, 3), 'bottleneck': (1, 3, 1)}
 
@@ -351,6 +351,24 @@ def test_a_bottleneck_is_narrow_before_its_last_convolution():
     unit = make_unit(8, 16, kernels=(1, 3, 1), bottle_ratio=0.25)
     convs = [module for module in unit.residual if isinstance(module, nn.Conv2d)]
     assert [(conv.in_channels, conv.out_channels) for conv in convs] == [(8, 4), (4, 4), (4, 16)]
+
+
+@pytest.mark.parametrize('merge', MERGES)
+@pytest.mark.parametrize('placement', PLACEMENTS)
+def test_a_replica_is_the_same_unit_and_shares_nothing(placement, merge):
+    unit = make_unit(8, 16, placement=placement, merge=merge, drop_path=0.1).eval()
+    twin = replicate(unit)
+    assert [type(module) for module in twin.modules()] == [type(module) for module in unit.modules()]
+    assert not set(twin.modules()) & set(unit.modules())
+    twin.load_state_dict(unit.state_dict())
+    x = images()
+    expected = unit(x)
+    assert torch.equal(twin(x), expected)
+    with torch.no_grad():
+        for tensor in twin.train().state_dict().values():
+            tensor.zero_()
+    assert torch.equal(unit(x), expected)
+    assert [p.requires_grad for p in twin.parameters()] == [p.requires_grad for p in unit.parameters()]
 
 
 # Arguments

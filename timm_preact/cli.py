@@ -34,7 +34,8 @@ def progress(total: int, description: str) -> Iterator[Callable[[int], None]]:
 
 
 def print_scores(title: str, scores: Any) -> None:
-    table = Table(title=title)
+    print(title)
+    table = Table()
     table.add_column('class')
     table.add_column('accuracy, %', justify='right')
     for name, accuracy in scores.per_class.items():

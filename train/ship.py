@@ -3,7 +3,7 @@
     python -m train.ship runs/preact_resnet20 --tag cifar10 --data uoft-cs/cifar10
 
 Writes timm_preact/weights/shipped/NAME.TAG.safetensors, train/results/NAME.TAG.seedN.json (the run and its evaluation),
-and hub_cards/NAME.TAG/ with config.json, README.md and a link to the weights, which are kept once. Then it prints the
+and hub_cards/NAME.TAG/ with config.json, README.md, curves.png and a link to the weights, which are kept once. Then it prints the
 rows that belong into timm_preact.weights.CHECKSUMS and timm_preact.catalog.MEASURED.
 """
 import json
@@ -77,11 +77,14 @@ transform = timm.data.create_transform(**timm.data.resolve_model_data_config(mod
 
 `{command}`
 
+![Training loss and test error by epoch](curves.png)
+
 Recipe `{recipe_name}`, seed {seed}: {epochs} epochs of batch {batch}, SGD with Nesterov momentum {momentum}, peak
 learning rate {lr} with a linear rise over {warmup:.0%} of the run and a linear fall to 0, weight decay {weight_decay}
-on every parameter, zero-padded random crops and flips. It is not the paper's recipe. The error is the last epoch's.
-Per-channel mean and standard deviation, {precision}; {hardware}, {minutes:.0f} minutes. Python {python}, torch {torch},
-timm {timm}.
+on every parameter, zero-padded random crops and flips, per-channel mean and standard deviation. It is not the paper's
+recipe. The error is the last epoch's.
+
+Trained in {precision} on: {hardware}, {minutes:.0f} minutes; Python {python}, torch {torch}, timm {timm}.
 
 Re-measured in float32 by `timm-preact evaluate --model {name}.{tag} --data {hub_data}`.
 
@@ -134,6 +137,7 @@ def ship(run: Path, tag: str, data: str) -> None:
     link.symlink_to(os.path.relpath(weights, folder))
     write_atomically(folder / 'config.json', (run / 'config.json').read_bytes())
     write_atomically(RESULTS / f"{key}.seed{result['seed']}.json", json.dumps(result, indent=1).encode())
+    write_atomically(folder / 'curves.png', (run / 'curves.png').read_bytes())
     write_atomically(folder / 'README.md', card(name, tag, result).encode())
     print(f"CHECKSUMS: '{key}': '{result['weights_sha256']}',\nMEASURED: '{key}': {round(scores.error, 4)},")
 

@@ -20,7 +20,9 @@ __all__ = [
 SHIPPED = Path(__file__).parent / 'shipped'
 
 # 'name.tag' -> sha256 of the file that must be loaded under it
-CHECKSUMS: Dict[str, str] = {}
+CHECKSUMS: Dict[str, str] = {
+    'preact_resnet20.cifar10': '8afdeb9b26f13b7e298803e488c5dd051a749de202c0fac69a2dac64f2d955f0',
+}
 
 
 class WeightsError(UserError):
