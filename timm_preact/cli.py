@@ -28,7 +28,7 @@ DEMO_MODEL = 'preact_resnet20.cifar10'
 def progress(total: int, description: str) -> Iterator[Callable[[int], None]]:
     """A bar on stderr while the block runs; yields advance(done)."""
     columns = TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task(description, total=total)
         yield lambda done: bar.advance(task, done)
 
@@ -168,8 +168,8 @@ def demo(
     net = load_model(DEMO_MODEL)
     sample = load_sample()
     scores = evaluate_images(net, Images(sample, eval_transform(net)))
-    print_scores(f"timm.create_model('{DEMO_MODEL}', pretrained=True) on {scores.images} CIFAR-10 test images", scores)
     draw_predictions(sample, scores.predictions.numpy(), output)
+    print_scores(f"timm.create_model('{DEMO_MODEL}', pretrained=True) on {scores.images} CIFAR-10 test images", scores)
     print(f'top-1 error {scores.error:.2f} % in {time.perf_counter() - start:.1f} s; predictions drawn in {output}')
 
 

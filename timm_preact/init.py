@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from .unit import ResidualUnit, ZeroPadShortcut
+from .unit import ResidualUnit, ShortcutGate, ZeroPadShortcut
 
 __all__ = ['Moments', 'imply_running_var', 'init_weights']
 
@@ -65,8 +65,8 @@ def init_weights(model: nn.Module, zero_init_last: bool = False) -> None:
             nn.init.uniform_(module.weight, -bound, bound)
             nn.init.zeros_(module.bias)
     for module in modules:
-        if hasattr(module, 'init_weights') and module is not model:
-            module.init_weights()
+        if isinstance(module, ShortcutGate):
+            nn.init.constant_(module.gate.bias, module.bias)
         elif zero_init_last and isinstance(module, ResidualUnit):
             nn.init.zeros_(module.residual[-1].weight)
     imply_running_var(model, zero_init_last)
@@ -82,6 +82,8 @@ def imply_running_var(model: nn.Module, zero_init_last: bool = False) -> None:
 
 def _propagate(module: nn.Module, x: Moments, zero_init_last: bool) -> Moments:
     """What `module` makes of x in eval mode, with freshly initialised weights; sets running_var on the way."""
+    if isinstance(module, nn.Identity):
+        return x
     if isinstance(module, ResidualUnit):
         a = _propagate(module.pre, x, zero_init_last)
         shortcut = _propagate(module.shortcut, a if module.activated_shortcut else x, zero_init_last)

@@ -5,8 +5,10 @@ Paper: "Identity Mappings in Deep Residual Networks", He, Zhang, Ren, Sun, ECCV 
 One class builds every network of the paper and every ablation of its Tables 1 to 3 and 5; a name is a row of
 `MODEL_ARGS`. Where the paper is silent, its released code decides (KaimingHe/resnet-1k-layers, fb.resnet.torch).
 """
+import gc
 from collections import OrderedDict
-from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+from contextlib import contextmanager
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
 
 import torch
 from timm.layers import ClassifierHead, calculate_drop_path_rates, get_act_layer, get_norm_act_layer
@@ -341,18 +343,32 @@ def _check_choice(argument: str, value: Any, choices: Tuple) -> None:
         raise ValueError(f'{argument}={value!r} is not known: choose one of {", ".join(map(repr, choices))}.')
 
 
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Thousands of new modules, none of them garbage, would have Python's collector scan the heap again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def _create_preact_resnet(variant: str, pretrained: bool = False, **kwargs) -> PreActResNet:
     """Build a network by timm's factory.
 
     Besides timm's own arguments, features_only=True takes feature_norm=True: taps activated by the next unit's norm
     (see `PreActResNet.forward_intermediates`) in place of the raw sums.
     """
-    feature_cfg = dict(feature_cls='getter', out_indices=tuple(range(len(kwargs['layers']) + 1)))
+    feature_cfg = dict(
+        feature_cls='getter', out_indices=tuple(range(len(kwargs['layers']) + 1)), flatten_sequential=True)
     if kwargs.get('features_only') and kwargs.pop('feature_norm', False):
         feature_cfg['norm'] = True
     if pretrained:
         verify_shipped(variant, kwargs.get('pretrained_cfg'), kwargs.get('pretrained_cfg_overlay'))
-    return build_model_with_cfg(PreActResNet, variant, pretrained, feature_cfg=feature_cfg, **kwargs)
+    with _collector_paused():
+        return build_model_with_cfg(PreActResNet, variant, pretrained, feature_cfg=feature_cfg, **kwargs)
 
 
 def _cfg(name: str, **kwargs) -> Dict[str, Any]:

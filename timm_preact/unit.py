@@ -100,10 +100,6 @@ class ShortcutGate(nn.Module):
     def weigh(self, g: float) -> Tuple[float, float]:
         return 1 - g, 1.
 
-    def init_weights(self) -> None:
-        """b_g starts at the constant that Table 1 names."""
-        nn.init.constant_(self.gate.bias, self.bias)
-
     def forward(self, shortcut: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         g = self.gate(shortcut).sigmoid()
         return (1 - g) * shortcut + residual
@@ -299,8 +295,10 @@ def replicate(module: nn.Module) -> nn.Module:
     Vectors and buffers are copied; the values of weights with more than one dimension are undefined until initialised.
     """
     twin = module.__new__(type(module))
-    twin.__dict__ = {
-        key: value.copy() if isinstance(value, (dict, set)) else value for key, value in vars(module).items()}
+    state = twin.__dict__ = vars(module).copy()
+    for key, value in state.items():
+        if isinstance(value, (dict, set)):
+            state[key] = value.copy() if value else type(value)()
     for key, child in module._modules.items():
         twin._modules[key] = replicate(child)
     for key, p in module._parameters.items():

@@ -3,8 +3,8 @@
     python -m train.ship runs/preact_resnet20 --tag cifar10 --data uoft-cs/cifar10
 
 Writes timm_preact/weights/shipped/NAME.TAG.safetensors, train/results/NAME.TAG.seedN.json (the run and its evaluation),
-and hub_cards/NAME.TAG/ with config.json, README.md, curves.png and a link to the weights, which are kept once. Then it prints the
-rows that belong into timm_preact.weights.CHECKSUMS and timm_preact.catalog.MEASURED.
+and hub_cards/NAME.TAG/ with config.json, README.md, curves.png and a link to the weights, which are kept once. Then it
+prints the rows that belong into timm_preact.weights.CHECKSUMS and timm_preact.catalog.MEASURED.
 """
 import json
 import os
