@@ -188,7 +188,7 @@ def test_two_processes_compute_what_one_computes_with_groups_of_their_batch(npz_
     assert losses[0] == pytest.approx(losses[1], rel=5e-5)
     key = 'stages.0.blocks.0.residual.conv1.weight'
     weights = [load_file(folder / 'model.safetensors')[key] for folder in (one, two)]
-    torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-5)
+    assert (weights[0] - weights[1]).norm() < 1e-3 * weights[0].norm()
 
 
 def test_a_group_smaller_than_the_batch_changes_batchnorm(npz_folder, tmp_path):

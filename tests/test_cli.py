@@ -14,10 +14,10 @@ from timm_preact.preact_resnet import MODEL_ARGS
 
 
 def run(*arguments):
-    """The output of a command that must succeed."""
+    """What a command that must succeed prints."""
     result = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    return result.output
+    return result.stdout
 
 
 def refusal(*arguments):
