@@ -161,6 +161,12 @@ def test_a_run_with_other_settings_is_not_resumed(npz_folder, finished):
     assert 'belongs to a run with other settings' in refusal(npz_folder, finished, '--epochs', '3', '--seed', '1')
 
 
+def test_a_run_on_other_data_is_not_resumed(npz_folder, finished, tmp_path):
+    for split, other in (('train', 'test'), ('test', 'train')):
+        (tmp_path / f'{split}.npz').write_bytes((npz_folder / f'{other}.npz').read_bytes())
+    assert 'belongs to a run with other settings' in refusal(tmp_path, finished, '--epochs', '3')
+
+
 def test_a_file_that_is_no_checkpoint_is_not_resumed(npz_folder, tmp_path):
     (tmp_path / 'checkpoint.pt').write_bytes(b'something else')
     assert 'is no checkpoint of train.cifar' in refusal(npz_folder, tmp_path, '--epochs', '3')

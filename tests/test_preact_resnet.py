@@ -325,3 +325,9 @@ def test_an_activation_replaces_every_relu(placement, act_layer):
 def test_a_norm_may_be_any_callable():
     model = PreActResNet(layers=(1, 1, 1), norm_layer=functools.partial(BatchNormAct2d, eps=1e-3))
     assert {module.eps for module in model.modules() if isinstance(module, BatchNormAct2d)} == {1e-3}
+
+
+def test_a_dilated_net_has_the_strided_nets_weights_where_stages_are_equally_wide():
+    args = dict(channels=(64,) * 4, device='meta')
+    keys = [timm.create_model('preact_resnet18', output_stride=s, **args).state_dict().keys() for s in (8, 32)]
+    assert keys[0] == keys[1]

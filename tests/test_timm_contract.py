@@ -473,3 +473,20 @@ def test_timms_optimizers_decay_the_rate_by_layer(name):
     F.cross_entropy(model(images()), torch.tensor([1, 2])).backward()
     optimizer.step()
     assert not any(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+
+
+def test_activated_features_are_checkpointed_too():
+    """Every branch runs again in backward, with the same gradients."""
+    runs, gradients = [], []
+    for enable in (False, True):
+        model = create('preact_resnet20', features_only=True, feature_norm=True).train()
+        model.model.set_grad_checkpointing(enable)
+        count = []
+        for unit in model.modules():
+            if isinstance(unit, ResidualUnit):
+                unit.residual.register_forward_pre_hook(lambda module, args, count=count: count.append(module))
+        sum(tap.square().mean() for tap in model(images())).backward()
+        runs.append(len(count))
+        gradients.append([p.grad for p in model.parameters()])
+    assert runs[1] == 2 * runs[0]
+    assert_same(*gradients, rtol=1e-4, atol=1e-6)

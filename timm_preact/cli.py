@@ -8,10 +8,6 @@ from typing import Any, Callable, Iterator, List, Optional
 
 import timm
 import typer
-from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from . import __version__
 from .errors import UserError, one_sentence_errors
@@ -19,7 +15,6 @@ from .errors import UserError, one_sentence_errors
 app = typer.Typer(
     name='timm-preact', no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     rich_markup_mode='markdown', help=f'Pre-activation residual networks for timm, version {__version__}.')
-console = Console(width=None if sys.stdout.isatty() else 120)
 
 DEMO_MODEL = 'preact_resnet20.cifar10'
 
@@ -27,13 +22,22 @@ DEMO_MODEL = 'preact_resnet20.cifar10'
 @contextmanager
 def progress(total: int, description: str) -> Iterator[Callable[[int], None]]:
     """A bar on stderr while the block runs; yields advance(done)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     columns = TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task(description, total=total)
         yield lambda done: bar.advance(task, done)
 
 
+def print_table(table: Any) -> None:
+    """Print a rich table, as wide as it likes where no terminal limits it."""
+    from rich.console import Console
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
 def print_scores(title: str, scores: Any) -> None:
+    from rich.table import Table
     print(title)
     table = Table()
     table.add_column('class')
@@ -43,7 +47,7 @@ def print_scores(title: str, scores: Any) -> None:
     table.add_section()
     table.add_row('top-1', f'{scores.top1:.2f}', style='bold')
     table.add_row('top-5', f'{scores.top5:.2f}')
-    console.print(table)
+    print_table(table)
 
 
 @app.command('list')
@@ -77,6 +81,8 @@ def list_models(
     if as_json:
         print(json.dumps(rows, indent=1))
         return
+    from rich import box
+    from rich.table import Table
     table = Table(
         box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption_justify='left',
         caption='paper, ours: top-1 errors in %; MACs: multiply-adds for one image of the default data set')
@@ -87,7 +93,7 @@ def list_models(
         table.add_row(
             row['name'], str(row['depth']), f"{row['params'] / 1e6:.2f}M", f"{row['macs'] / 1e6:.0f}M", row['data_set'],
             _error(row['paper_error']), _error(row['our_error']), 'yes' if row['weights'] else '-')
-    console.print(table)
+    print_table(table)
 
 
 def _error(error: Any) -> str:
@@ -115,12 +121,13 @@ def predict(
     if as_json:
         print(json.dumps(results, indent=1))
         return
+    from rich.table import Table
     table = Table('image', 'class', 'probability')
     for result in results:
         for i, guess in enumerate(result['predictions']):
             table.add_row(result['file'] if i == 0 else '', guess['class'], f"{guess['probability']:.4f}")
         table.add_section()
-    console.print(table)
+    print_table(table)
 
 
 @app.command()

@@ -51,7 +51,7 @@ def init_weights(model: nn.Module, zero_init_last: bool = False) -> None:
     classifier U(-1 / sqrt(in), 1 / sqrt(in)) with zero bias; running variances as this module's docstring says.
 
     Args:
-        model: A network of residual units, or one unit.
+        model: A network with stem, stages and norm.
         zero_init_last: Start each branch at zero, through its last norm if it ends in one, else its last convolution.
     """
     modules = list(model.modules())

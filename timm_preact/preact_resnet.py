@@ -15,6 +15,7 @@ from timm.layers import ClassifierHead, calculate_drop_path_rates, get_act_layer
 from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from .data import CIFAR10_CLASSES
 from .init import init_weights
@@ -39,6 +40,11 @@ class ResidualStage(nn.Module):
 
     def forward_activated(self, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
         """The input as the first unit's pre-activation leaves it, and the stage's output; each norm runs once."""
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            first, rest = self.blocks[0], self.blocks[1:]
+            a = first.pre(x)
+            x = checkpoint(first.combine, x, a, use_reentrant=False)
+            return a, checkpoint_seq(rest, x) if len(rest) else x
         a = x
         for i, block in enumerate(self.blocks):
             if i == 0:

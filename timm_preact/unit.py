@@ -175,6 +175,7 @@ def create_shortcut(
         in_chs: int,
         out_chs: int,
         stride: int = 1,
+        transition: bool = False,
         norm: bool = False,
         norm_layer: Optional[Callable] = None,
         **dd,
@@ -186,10 +187,11 @@ def create_shortcut(
         in_chs: Channels read.
         out_chs: Channels returned.
         stride: Subsampling of both spatial dimensions.
+        transition: Count as a change of shape, where dilation stands for the stride that would make it one.
         norm: Follow a projection with a norm.
         norm_layer: What makes that norm.
     """
-    changes_shape = in_chs != out_chs or stride != 1
+    changes_shape = in_chs != out_chs or stride != 1 or transition
     if option == 'C' or (option == 'B' and changes_shape):
         shortcut = OrderedDict(conv=nn.Conv2d(in_chs, out_chs, 1, stride=stride, bias=False, **dd))
         if norm:
@@ -275,7 +277,15 @@ class ResidualUnit(nn.Module):
             prev_chs = chs
 
         self.shortcut = create_shortcut(
-            shortcut, in_chs, out_chs, stride, norm=place.projection_norm, norm_layer=norm_layer, **dd)
+            shortcut,
+            in_chs,
+            out_chs,
+            stride,
+            transition=first_dilation not in (None, dilation),
+            norm=place.projection_norm,
+            norm_layer=norm_layer,
+            **dd,
+        )
         self.drop_path = DropPath(drop_path) if drop_path > 0. else nn.Identity()
         self.merge = MERGES[merge](out_chs, **(merge_kwargs or {}), **dd)
         self.post = create_norm_act(place.post, out_chs, **layers, **dd)

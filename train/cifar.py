@@ -205,7 +205,7 @@ class Run:
             self.forward = torch.nn.parallel.DistributedDataParallel(self.forward)
         self.step = 0
         self.loss_sum = torch.zeros((), device=device)
-        self.seconds = 0.
+        self.seconds = 0.  # of this epoch's steps
         self.history: List[Dict[str, float]] = []
 
     def describe(self, data: ImageSet, mean: List[float], std: List[float]) -> None:
@@ -251,9 +251,11 @@ class Run:
         """Measure, log, and start the next epoch's sums."""
         row = dict(epoch=len(self.history) + 1, step=self.step, lr=lr_at(self.recipe, self.step - 1, self.total),
                    train_loss=self.check_loss(steps), test_error=test_error(self.model, self.test_batches),
-                   images_per_second=round(self.step * self.recipe.batch_size / self.seconds, 1))
+                   seconds=round(self.seconds, 2),
+                   images_per_second=round(steps * self.recipe.batch_size / self.seconds, 1))
         self.history.append(row)
         self.loss_sum.zero_()
+        self.seconds = 0.
         if self.rank == 0:
             text = io.StringIO()
             writer = csv.DictWriter(text, row, lineterminator='\n')
@@ -379,21 +381,21 @@ def finish(run: Run, train: ImageSet, test: ImageSet, recipe_name: str, command:
     sha256 = export_model(run.model, run.output, run.settings['model_kwargs'])
     result = dict(
         command=command,
-        **run.settings,
+        **{key: run.settings[key] for key in ('model', 'model_kwargs', 'seed')},
         recipe_name=recipe_name,
         recipe=asdict(run.recipe),
         iterations=run.total,
         test_error=last['test_error'],
         train_loss=last['train_loss'],
         images_per_second=last['images_per_second'],
-        train_seconds=round(run.seconds, 1),
+        train_seconds=round(sum(row['seconds'] for row in run.history), 1),
         processes=run.world,
         precision='bfloat16 autocast' if run.amp else 'float32',
         peak_memory_bytes=torch.cuda.max_memory_allocated() if run.device.type == 'cuda' else None,
         hardware=hardware(run.device),
         versions=dict(python=platform.python_version(), torch=torch.__version__, timm=timm.__version__,
                       timm_preact=timm_preact.__version__),
-        data=dict(train_sha256=train.sha256, test_sha256=test.sha256, classes=len(train.classes)),
+        data=dict(zip(('train_sha256', 'test_sha256'), run.settings['data'], strict=True), classes=len(train.classes)),
         weights_sha256=sha256,
         curve=run.history,
     )
@@ -468,7 +470,8 @@ def main(
         write_atomically(output / '.writable', b'')
         (output / '.writable').unlink(missing_ok=True)
         train, test = load_image_set(data, 'train'), load_image_set(data, 'test')
-        settings = dict(model=check_name(model), model_kwargs=parse_model_kwargs(model_kwargs), seed=seed)
+        settings = dict(model=check_name(model), model_kwargs=parse_model_kwargs(model_kwargs), seed=seed, amp=amp,
+                        data=[train.sha256, test.sha256])
         run = Run(settings, chosen, train, test, output, torch.device(device), amp, compile_model)
         run.train(checkpoint_every)
         if run.rank == 0:
