@@ -169,3 +169,16 @@ def test_running_variances_know_of_branches_that_start_at_zero(name):
 def test_the_meta_device_draws_nothing():
     model = timm.create_model('preact_resnet20', device='meta')
     assert all(tensor.is_meta for tensor in model.state_dict().values())
+
+
+def test_a_net_made_on_meta_is_initialised_whole_by_init_weights():
+    """As timm and FSDP do: structure first, memory later, then init_weights."""
+    model = timm.create_model('preact_resnet110_orig_shortcut_gate', layers=(2, 2, 2), device='meta')
+    model.to_empty(device='cpu')
+    with torch.no_grad():
+        for tensor in [*model.parameters(), *model.buffers()]:
+            tensor.fill_(float('nan') if tensor.is_floating_point() else 7)
+    model.init_weights()
+    assert all(tensor.isfinite().all() for tensor in [*model.parameters(), *model.buffers()])
+    assert model.stages[0].blocks[0].merge.gate.bias.eq(-6).all() and model.stem.norm.weight.eq(1).all()
+    assert model.stem.norm.num_batches_tracked == 0

@@ -64,6 +64,8 @@ def init_weights(model: nn.Module, zero_init_last: bool = False) -> None:
             bound = 1 / math.sqrt(module.in_features)
             nn.init.uniform_(module.weight, -bound, bound)
             nn.init.zeros_(module.bias)
+        elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)):
+            module.reset_parameters()
     for module in modules:
         if isinstance(module, ShortcutGate):
             nn.init.constant_(module.gate.bias, module.bias)
