@@ -1,7 +1,10 @@
 """Real data for every test: the CIFAR-10 test images that ship with the package, written as users have theirs."""
 import os
+import sys
+from pathlib import Path
 
 os.environ['HF_HUB_OFFLINE'] = '1'  # read by huggingface_hub when timm imports it: no test reaches for a network
+sys.path.append(str(Path(__file__).parents[1]))  # train/ is not installed; last, so that the installed package is tested
 
 import numpy as np
 import pytest
