@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 os.environ['HF_HUB_OFFLINE'] = '1'  # read by huggingface_hub when timm imports it: no test reaches for a network
-sys.path.append(str(Path(__file__).parents[1]))  # train/ is not installed; last, so that the installed package is tested
+sys.path.append(str(Path(__file__).parents[1]))  # for train/; last: the package tested is the installed one
 
 import numpy as np
 import pytest

@@ -333,11 +333,13 @@ class RunProgress:
         self.epochs = None
 
     def __enter__(self) -> 'RunProgress':
-        self.bar.start()
+        if not self.bar.disable:
+            self.bar.start()
         return self
 
     def __exit__(self, *_) -> None:
-        self.bar.stop()
+        if not self.bar.disable:
+            self.bar.stop()
 
     def advance(self, step: int, history: List[Dict[str, float]]) -> None:
         self.bar.update(self.task, completed=step)
