@@ -10,7 +10,7 @@ from timm.layers import BatchNormAct2d, GroupNormAct
 from torch import nn
 
 import timm_preact  # noqa: F401
-from timm_preact.preact_resnet import PreActResNet
+from timm_preact.preact_resnet import MODEL_ARGS, PreActResNet
 from timm_preact.unit import PLACEMENTS, ResidualUnit
 
 # Of every name, with 10 classes on CIFAR and 1000 on ImageNet. How the numbers hang together:
@@ -331,3 +331,10 @@ def test_a_dilated_net_has_the_strided_nets_weights_where_stages_are_equally_wid
     args = dict(channels=(64,) * 4, device='meta')
     keys = [timm.create_model('preact_resnet18', output_stride=s, **args).state_dict().keys() for s in (8, 32)]
     assert keys[0] == keys[1]
+
+
+@pytest.mark.parametrize('name', [name for name in MODEL_ARGS if '1001' not in name])
+def test_every_net_is_made_in_a_device_context(name):
+    with torch.device('meta'):
+        model = timm.create_model(name)
+    assert all(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])

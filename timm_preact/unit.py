@@ -9,6 +9,7 @@ placements (Fig. 4) are permutations of the same convolutions (c), BatchNorms (n
 as three strings, and a dictionary of them replaces five classes. The merges of its Table 1 (Fig. 2) are a second
 dictionary. Everything that selects a variant is plain data, so that YAML and config.json round-trip.
 """
+import math
 from collections import OrderedDict
 from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 
@@ -94,8 +95,7 @@ class ShortcutGate(nn.Module):
         super().__init__()
         self.bias = bias
         self.gate = nn.Conv2d(channels, channels, 1, device=device, dtype=dtype)
-        g = torch.tensor(bias).sigmoid().item()
-        self.scales = self.weigh(g)
+        self.scales = self.weigh(1 / (1 + math.exp(-bias)))
 
     def weigh(self, g: float) -> Tuple[float, float]:
         return 1 - g, 1.
