@@ -177,8 +177,12 @@ def imports(rounds: int = typer.Option(9, help='Measurements of each.')) -> None
             return time.perf_counter() - start
         return measure
 
+    def after_timm() -> float:
+        return float(run([sys.executable, '-c', 'import time, timm; start = time.perf_counter(); import timm_preact; '
+                                                'print(time.perf_counter() - start)']))
+
     side_by_side('imports', 's', {
-        'import timm, timm_preact': seconds('-c', 'import timm, timm_preact'),
+        'import timm_preact, after timm': after_timm,
         'import timm': seconds('-c', 'import timm'),
         'timm-preact --help': seconds('-m', 'timm_preact', '--help'),
     }, rounds)
