@@ -1,6 +1,6 @@
 """Run timm's own model tests on this package's networks: the contract that every timm model passes.
 
-    python tests/timm_suite.py                  # every registered name; an hour and a half on 2 cores
+    python tests/timm_suite.py                  # every registered name; about 20 minutes on 2 cores
     python tests/timm_suite.py --core           # names that cover every unit, merge and placement; for CI
     python tests/timm_suite.py preact_resnet50  # some names
 
