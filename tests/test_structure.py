@@ -13,9 +13,11 @@ LAYERS = [
     {'data', 'files'},
     {'unit'},
     {'init'},
-    {'weights'},
+    {'weights', 'weights.*'},
     {'preact_resnet'},
-    {'__init__', 'catalog', 'evaluation', 'hub', 'inference', 'memory', 'picture', 'propagation', 'weights.*'},
+    {'__init__', 'catalog', 'evaluation', 'inference', 'memory', 'picture', 'propagation'},
+    {'card'},
+    {'hub'},
     {'cli'},
     {'__main__'},
 ]

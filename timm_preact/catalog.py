@@ -52,6 +52,18 @@ SIZES: Dict[str, Size] = {
     'preact_resnet152_orig': Size(60_192_808, 11_513_626_624),
     'preact_resnet200_orig': Size(64_673_832, 15_007_481_856),
     'preact_resnet101_bn_after_add': Size(44_549_160, 7_801_405_440),
+    'preact_resnet20_pcv': Size(272_282, 40_813_184),
+    'preact_resnet56_pcv': Size(855_578, 125_747_840),
+    'preact_resnet110_pcv': Size(1_730_522, 253_149_824),
+    'preact_resnet164_pcv': Size(1_703_258, 247_646_720),
+    'preact_resnet272_pcv': Size(2_816_090, 408_078_848),
+    'preact_resnet542_pcv': Size(5_598_170, 809_159_168),
+    'preact_resnet1001_pcv': Size(10_327_706, 1_490_995_712),
+    'preact_resnet1202_pcv': Size(19_423_834, 2_829_501_056),
+    'preact_resnet200_fb': Size(64_761_960, 15_007_481_856),
+    'preact_resnet50_keras': Size(25_568_360, 3_482_255_360),
+    'preact_resnet101_keras': Size(44_577_896, 7_194_476_544),
+    'preact_resnet152_keras': Size(60_236_904, 10_906_697_728),
 }
 
 # Tables 1 to 3 (CIFAR: medians of 5 runs, 'fail' above 20 %), Table 5 and section 4.1 (ImageNet: one 320x320 crop, the
@@ -82,6 +94,7 @@ PAPER: Dict[str, Dict[str, Any]] = {
     'preact_resnet152_orig': {'in1k': 21.3},
     'preact_resnet200_orig': {'in1k': 21.8},
     'preact_resnet101_bn_after_add': {'in1k': 24.6},
+    'preact_resnet200_fb': {'in1k': 20.1},
 }
 
 # Errors of weights that we trained, as `timm-preact evaluate` measures them on the whole test set.

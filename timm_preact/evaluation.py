@@ -140,9 +140,10 @@ def load_model(name: str, weights: Optional[str] = None, device: str = 'cpu') ->
     return model.to(device).eval()
 
 
-def eval_transform(model: nn.Module) -> Callable:
-    """timm's evaluation transform by the model's own config."""
-    return create_transform(**resolve_data_config({}, model=model))
+def eval_transform(model: nn.Module, size: Optional[int] = None, crop_pct: Optional[float] = None) -> Callable:
+    """timm's evaluation transform by the model's own config, or for another size and crop."""
+    args = dict(img_size=size, crop_pct=crop_pct)
+    return create_transform(**resolve_data_config(args, model=model))
 
 
 def class_names(model: nn.Module) -> List[str]:

@@ -8,11 +8,19 @@ One class builds every network of the paper and every ablation of its Tables 1 t
 import gc
 from collections import OrderedDict
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
 
 import torch
 from timm.layers import ClassifierHead, calculate_drop_path_rates, get_act_layer, get_norm_act_layer
-from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
+from timm.models import (
+    build_model_with_cfg,
+    checkpoint_seq,
+    generate_default_cfgs,
+    load_pretrained,
+    register_model,
+    resolve_pretrained_cfg,
+)
 from timm.models._features import feature_take_indices
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -20,14 +28,21 @@ from torch.utils.checkpoint import checkpoint
 from .data import CIFAR10_CLASSES
 from .init import init_weights
 from .unit import MERGES, PLACEMENTS, ResidualUnit, create_norm_act, replicate
-from .weights import shipped_weights, verify_shipped
+from .weights import shipped_weights
+from .weights.fetch import locate
+from .weights.foreign import read_foreign
+from .weights.keymaps import KEY_MAPS, LayoutError, source_of, to_ours
+from .weights.sources import SOURCES
 
 __all__ = ['MODEL_ARGS', 'PreActResNet', 'ResidualStage']
 
 STEMS = ('cifar', 'imagenet')
 SHORTCUTS = ('A', 'B', 'C')
 STRIDES_ON = ('1x1', '3x3')
+STRIDE_UNITS = ('first', 'last')
+STEM_PADS = ('ignored', 'zeros')
 ACTIVATED_SHORTCUTS = ('first', 'transition')
+BIASES = ('stem', 'inner', 'last', 'shortcut')
 
 
 class ResidualStage(nn.Module):
@@ -76,16 +91,22 @@ class PreActResNet(nn.Module):
             output_stride: int = 32,
             stem_type: str = 'cifar',
             stem_chs: int = 16,
+            stem_norm: bool = True,
+            stem_pad: str = 'ignored',
             kernels: Tuple[int, ...] = (3, 3),
             bottle_ratio: float = 1.,
             stride_on: str = '1x1',
+            stride_unit: str = 'first',
             placement: str = 'full',
             shortcut: str = 'B',
             activated_shortcuts: Tuple[str, ...] = ACTIVATED_SHORTCUTS,
+            projection_norm: Optional[bool] = None,
+            biases: Tuple[str, ...] = (),
             merge: str = 'add',
             merge_kwargs: Optional[Dict[str, Any]] = None,
             act_layer: Union[str, Callable] = 'relu',
             norm_layer: Union[str, Callable] = 'batchnorm2d',
+            norm_eps: Optional[float] = None,
             drop_rate: float = 0.,
             drop_path_rate: float = 0.,
             zero_init_last: bool = False,
@@ -102,17 +123,25 @@ class PreActResNet(nn.Module):
             output_stride: Stride of the last feature map at most: 8, 16 or 32; later stages are dilated instead.
             stem_type: 'cifar' (3x3 convolution) or 'imagenet' (7x7 convolution with stride 2, BN-ReLU, 3x3 max-pool).
             stem_chs: Channels of the stem.
+            stem_norm: An 'imagenet' stem has BN-ReLU before its pooling.
+            stem_pad: What an 'imagenet' stem's pooling sees around the map: 'ignored' nothing, 'zeros' zeros.
             kernels: Kernel sizes of a unit's branch: (3,) one-layer, (3, 3) basic, (1, 3, 1) bottleneck.
             bottle_ratio: Width of a branch before its last convolution, as a share of the stage's channels.
             stride_on: Which convolution of a bottleneck has the stride: '1x1' (as resnet-1k-layers) or '3x3'.
+            stride_unit: The 'first' unit of every stage but the first subsamples, or the 'last' of every stage but the
+                last, its identity shortcut too (TF-Slim, Keras).
             placement: Activation placement, Fig. 4: 'orig', 'bn_after_add', 'relu_before_add', 'relu_only' or 'full'.
             shortcut: 'A' zero-padding, 'B' projection where the shape changes, 'C' projection in every unit.
             activated_shortcuts: Units whose shortcut reads the pre-activated tensor: 'first' the network's first unit,
-                'transition' every unit that changes the shape.
+                'transition' every unit that changes the number of channels or, with stride_unit 'first', the size.
+            projection_norm: Projections have a BatchNorm; None leaves it to the placement.
+            biases: Convolutions with a bias: 'stem', 'inner' a branch's convolutions but the last, 'last' that one,
+                'shortcut' projections.
             merge: Table 1: 'add', 'const_scale', 'excl_gate', 'shortcut_gate' or 'dropout_shortcut'.
             merge_kwargs: Arguments of the merge, e.g. dict(bias=-7.) for a gate.
             act_layer: Activation, by timm's name or a class.
             norm_layer: Normalisation, by timm's name or a callable.
+            norm_eps: What a norm adds to the variance, None for its own default (BatchNorm's 1e-5).
             drop_rate: Dropout before the classifier.
             drop_path_rate: Stochastic depth of the last unit; it grows linearly from 0.
             zero_init_last: Start every branch at zero.
@@ -122,26 +151,34 @@ class PreActResNet(nn.Module):
         """
         super().__init__()
         _check_choice('stem_type', stem_type, STEMS)
+        _check_choice('stem_pad', stem_pad, STEM_PADS)
         _check_choice('stride_on', stride_on, STRIDES_ON)
+        _check_choice('stride_unit', stride_unit, STRIDE_UNITS)
         _check_choice('placement', placement, tuple(PLACEMENTS))
         _check_choice('shortcut', shortcut, SHORTCUTS)
         _check_choice('merge', merge, tuple(MERGES))
         _check_choice('output_stride', output_stride, (8, 16, 32))
         for which in activated_shortcuts:
             _check_choice('activated_shortcuts', which, ACTIVATED_SHORTCUTS)
+        for which in biases:
+            _check_choice('biases', which, BIASES)
         dd = {'device': device, 'dtype': dtype}
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.drop_rate = drop_rate
         place = PLACEMENTS[placement]
-        acts = dict(norm_layer=get_norm_act_layer(norm_layer, act_layer=act_layer), act_layer=get_act_layer(act_layer))
+        norm_act_layer = get_norm_act_layer(norm_layer, act_layer=act_layer)
+        if norm_eps is not None:
+            norm_act_layer = partial(norm_act_layer, eps=norm_eps)
+        acts = dict(norm_layer=norm_act_layer, act_layer=get_act_layer(act_layer))
 
         self.stem_pools = stem_type == 'imagenet'
-        kernel, stride, after = (7, 2, 'na') if self.stem_pools else (3, 1, place.stem)
+        kernel, stride, after = (7, 2, 'na' * stem_norm) if self.stem_pools else (3, 1, place.stem)
+        bias = 'stem' in biases
         self.stem = nn.Sequential(OrderedDict(
-            conv=nn.Conv2d(in_chans, stem_chs, kernel, stride=stride, padding=kernel // 2, bias=False, **dd),
+            conv=nn.Conv2d(in_chans, stem_chs, kernel, stride=stride, padding=kernel // 2, bias=bias, **dd),
             norm=create_norm_act(after, stem_chs, **acts, **dd),
-            pool=nn.MaxPool2d(3, stride=2, padding=1) if self.stem_pools else nn.Identity(),
+            pool=create_stem_pool(stem_pad) if self.stem_pools else nn.Identity(),
         ))
         self.feature_info = [dict(num_chs=stem_chs, reduction=stride, module='stem.norm')]
 
@@ -151,14 +188,16 @@ class PreActResNet(nn.Module):
         self.stages = nn.Sequential()
         drop_paths = calculate_drop_path_rates(drop_path_rate, list(layers), stagewise=True)
         for i, (depth, out_chs) in enumerate(zip(layers, channels, strict=True)):
-            stride = 1 if i == 0 else 2
-            first_dilation = dilation
-            if curr_stride * stride > output_stride:
-                dilation *= stride
-                stride = 1
+            # the unit of this stage that subsamples, or that dilates what follows in place of subsampling
+            subsampling = (0 if i else None) if stride_unit == 'first' else (depth - 1 if i + 1 < len(layers) else None)
             units, unit_args = [], {}
             for j in range(depth):
-                changes_shape = prev_chs != out_chs or stride != 1 or first_dilation != dilation
+                stride, first_dilation = 2 if j == subsampling else 1, dilation
+                if curr_stride * stride > output_stride:
+                    dilation *= stride
+                    stride = 1
+                subsamples_alone = j == subsampling and stride_unit == 'last' and prev_chs == out_chs
+                changes_shape = prev_chs != out_chs or (j == subsampling and not subsamples_alone)
                 previous_args, unit_args = unit_args, dict(
                     in_chs=prev_chs,
                     out_chs=out_chs,
@@ -169,11 +208,13 @@ class PreActResNet(nn.Module):
                     dilation=dilation,
                     first_dilation=first_dilation,
                     placement=placement,
-                    shortcut=shortcut,
+                    shortcut='A' if subsamples_alone else shortcut,
                     activated_shortcut=(
                         changes_shape and 'transition' in activated_shortcuts
                         or i == j == 0 and 'first' in activated_shortcuts
                     ),
+                    projection_norm=projection_norm,
+                    biases=biases,
                     merge=merge,
                     merge_kwargs=merge_kwargs,
                     drop_path=drop_paths[i][j],
@@ -183,7 +224,6 @@ class PreActResNet(nn.Module):
                 units.append(replicate(units[-1]) if unit_args == previous_args else ResidualUnit(**unit_args))
                 prev_chs = out_chs
                 curr_stride *= stride
-                stride, first_dilation = 1, dilation
             self.stages.append(ResidualStage(units))
             self.feature_info.append(dict(num_chs=out_chs, reduction=curr_stride, module=f'stages.{i}'))
 
@@ -198,6 +238,22 @@ class PreActResNet(nn.Module):
     def init_weights(self, zero_init_last: bool = False) -> None:
         """Initialise as the paper's code does, see `timm_preact.init.init_weights`."""
         init_weights(self, zero_init_last=zero_init_last)
+
+    @torch.jit.ignore
+    def load_pretrained(self, checkpoint_path: str, prefix: str = '') -> None:
+        """Load a file that PyTorch cannot read (.t7, .h5), adapted to this model's channels and classes as timm does.
+
+        Raises:
+            UserError: The file is damaged, or holds another network.
+        """
+        state_dict, source = read_foreign(checkpoint_path)
+        load_pretrained(
+            self,
+            dict(self.pretrained_cfg, state_dict=state_dict, custom_load=False),
+            num_classes=self.num_classes,
+            in_chans=self.in_chans,
+            filter_fn=checkpoint_filter_fn,
+        )
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
@@ -344,6 +400,13 @@ class PreActResNet(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
+def create_stem_pool(pad: str) -> nn.Module:
+    """3x3 max-pool with stride 2 that sees one pixel of nothing ('ignored') or of zeros around the map."""
+    if pad == 'zeros':
+        return nn.Sequential(nn.ConstantPad2d(1, 0.), nn.MaxPool2d(3, stride=2))
+    return nn.MaxPool2d(3, stride=2, padding=1)
+
+
 def _check_choice(argument: str, value: Any, choices: Tuple) -> None:
     if value not in choices:
         raise ValueError(f'{argument}={value!r} is not known: choose one of {", ".join(map(repr, choices))}.')
@@ -361,6 +424,32 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
+def checkpoint_filter_fn(state_dict: Dict[str, torch.Tensor], model: nn.Module) -> Dict[str, torch.Tensor]:
+    """Tensors by our names, whoever saved them: a source of `timm_preact.weights.keymaps` or this class."""
+    source = source_of(state_dict)
+    if source is None:
+        return state_dict
+    try:
+        return to_ours(state_dict, source, model)
+    except LayoutError as e:
+        raise LayoutError(f'{e} {_fitting(state_dict, source)}') from e
+
+
+def _fitting(state_dict: Dict[str, torch.Tensor], source: str) -> str:
+    """A sentence that says which registered names have the layout of these tensors."""
+    names, extra = [], KEY_MAPS[source].model_args
+    for name, args in MODEL_ARGS.items():
+        try:
+            to_ours(state_dict, source, PreActResNet(**{**args, **extra}, device='meta'))
+        except LayoutError:
+            continue
+        names.append(name)
+    if not names:
+        return 'No registered name has this layout.'
+    arguments = ', '.join(f'{key}={value!r}' for key, value in extra.items())
+    return f'The layout is that of {" or ".join(names)}{f" with {arguments}" if extra else ""}.'
+
+
 def _create_preact_resnet(variant: str, pretrained: bool = False, **kwargs) -> PreActResNet:
     """Build a network by timm's factory.
 
@@ -372,61 +461,73 @@ def _create_preact_resnet(variant: str, pretrained: bool = False, **kwargs) -> P
     if kwargs.get('features_only') and kwargs.pop('feature_norm', False):
         feature_cfg['norm'] = True
     if pretrained:
-        verify_shipped(variant, kwargs.get('pretrained_cfg'), kwargs.get('pretrained_cfg_overlay'))
+        overlay = dict(kwargs.get('pretrained_cfg_overlay') or {})
+        cfg = resolve_pretrained_cfg(variant, kwargs.get('pretrained_cfg'), overlay)
+        kwargs['pretrained_cfg_overlay'] = {**overlay, **locate(variant, cfg, kwargs.get('cache_dir'))}
     with _collector_paused():
-        return build_model_with_cfg(PreActResNet, variant, pretrained, feature_cfg=feature_cfg, **kwargs)
+        return build_model_with_cfg(
+            PreActResNet, variant, pretrained, feature_cfg=feature_cfg, pretrained_filter_fn=checkpoint_filter_fn,
+            **kwargs)
 
 
 def _cfg(name: str, **kwargs) -> Dict[str, Any]:
+    """What every tag has; a source's file and licence, or the weights that ship, or none."""
+    source = SOURCES.get(name)
+    origin = dict(url=source.url, origin_url=source.origin, license=source.license) if source else dict(
+        file=shipped_weights(name), license='apache-2.0')
     return dict(
-        file=shipped_weights(name),
         first_conv='stem.conv',
         classifier='head.fc',
-        license='apache-2.0',
         paper_name='Identity Mappings in Deep Residual Networks',
         paper_ids='arXiv:1603.05027',
-        **kwargs,
+        **{**origin, **kwargs},
     )
+
+
+# number of classes, their names, mean and standard deviation of the channels
+_CIFAR_DATA: Dict[str, Dict[str, Any]] = {
+    'cifar10': dict(
+        num_classes=10, label_names=CIFAR10_CLASSES, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
+    'cifar100': dict(num_classes=100, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762)),
+    'svhn': dict(num_classes=10, label_names=tuple('0123456789')),
+}
 
 
 def _cfg_cifar(name: str, **kwargs) -> Dict[str, Any]:
     return _cfg(
-        name,
-        input_size=(3, 32, 32),
-        pool_size=(8, 8),
-        crop_pct=1.0,
-        interpolation='bilinear',
-        **kwargs,
-    )
+        name, input_size=(3, 32, 32), pool_size=(8, 8), crop_pct=1.0, interpolation='bilinear',
+        **{**_CIFAR_DATA[name.rpartition('.')[2]], **kwargs})
 
 
-def _cfg_cifar10(name: str) -> Dict[str, Any]:
-    return _cfg_cifar(
-        name,
-        num_classes=10,
-        label_names=CIFAR10_CLASSES,
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2470, 0.2435, 0.2616),
-    )
+def _cfg_cifar_pcv(name: str) -> Dict[str, Any]:
+    """pytorchcv normalises CIFAR-100 and SVHN as CIFAR-10."""
+    return _cfg_cifar(name, mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
 
 
-def _cfg_cifar100(name: str) -> Dict[str, Any]:
-    return _cfg_cifar(name, num_classes=100, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762))
-
-
-def _cfg_in1k(name: str) -> Dict[str, Any]:
-    return _cfg(
-        name,
+def _cfg_in1k(name: str, **kwargs) -> Dict[str, Any]:
+    return _cfg(name, **{**dict(
         num_classes=1000,
         input_size=(3, 224, 224),
         pool_size=(7, 7),
-        test_input_size=(3, 320, 320),
-        test_crop_pct=1.0,
         crop_pct=0.875,
         interpolation='bicubic',
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
-    )
+    ), **kwargs})
+
+
+def _cfg_in1k_paper(name: str) -> Dict[str, Any]:
+    """Tested as in Table 5 too: one 320x320 crop of an image whose shorter side has 320 pixels."""
+    return _cfg_in1k(name, test_input_size=(3, 320, 320), test_crop_pct=1.0)
+
+
+def _cfg_in1k_pcv(name: str) -> Dict[str, Any]:
+    return _cfg_in1k(name, interpolation='bilinear')
+
+
+def _cfg_in1k_keras(name: str) -> Dict[str, Any]:
+    return _cfg_in1k(
+        name, test_input_size=(3, 299, 299), interpolation='bilinear', mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
 def _cifar(depth: int, **kwargs) -> Dict[str, Any]:
@@ -494,14 +595,36 @@ _IMAGENET_ARGS = {
     'preact_resnet101_bn_after_add': _imagenet((3, 4, 23, 3), placement='bn_after_add'),
 }
 
+# Layouts of published weights: option B with a raw first shortcut, and bottlenecks with the stride on the 3x3
+_CIFAR_PCV_ARGS = {
+    f'preact_resnet{depth}_pcv': (
+        _cifar(depth, shortcut='B', activated_shortcuts=('transition',)) if depth in (20, 56, 110, 1202)
+        else dict(_cifar_bottleneck(depth), stride_on='3x3'))
+    for depth in (20, 56, 110, 164, 272, 542, 1001, 1202)
+}
+_FB_ARGS = {
+    'preact_resnet200_fb': dict(
+        _imagenet((3, 24, 36, 3)), activated_shortcuts=(), projection_norm=True, biases=BIASES),
+}
+_KERAS_ARGS = {
+    f'preact_resnet{depth}_keras': dict(
+        _imagenet(layers), stem_norm=False, stem_pad='zeros', stride_unit='last', biases=('stem', 'last', 'shortcut'),
+        norm_eps=1.001e-5)
+    for depth, layers in ((50, (3, 4, 6, 3)), (101, (3, 4, 23, 3)), (152, (3, 8, 36, 3)))
+}
+
 # The arguments behind every registered name.
-MODEL_ARGS: Dict[str, Dict[str, Any]] = {**_CIFAR_ARGS, **_IMAGENET_ARGS}
+MODEL_ARGS: Dict[str, Dict[str, Any]] = {
+    **_CIFAR_ARGS, **_IMAGENET_ARGS, **_CIFAR_PCV_ARGS, **_FB_ARGS, **_KERAS_ARGS}
 
 # A bare CIFAR name has 10 classes whatever weights exist: its first tag is marked as the default.
 default_cfgs = generate_default_cfgs({
-    **{f'{name}.cifar10*': _cfg_cifar10(f'{name}.cifar10') for name in _CIFAR_ARGS},
-    **{f'{name}.cifar100': _cfg_cifar100(f'{name}.cifar100') for name in _CIFAR_ARGS},
-    **{f'{name}.in1k': _cfg_in1k(f'{name}.in1k') for name in _IMAGENET_ARGS},
+    **{f'{name}.cifar10*': _cfg_cifar(f'{name}.cifar10') for name in _CIFAR_ARGS},
+    **{f'{name}.cifar100': _cfg_cifar(f'{name}.cifar100') for name in _CIFAR_ARGS},
+    **{name: _cfg_in1k_pcv(name) for name in SOURCES if name.endswith('.pcv_in1k')},
+    **{f'{name}.in1k': _cfg_in1k_paper(f'{name}.in1k') for name in (*_IMAGENET_ARGS, *_FB_ARGS)},
+    **{name: _cfg_cifar_pcv(name) for name in SOURCES if name.partition('.')[0] in _CIFAR_PCV_ARGS},
+    **{f'{name}.in1k': _cfg_in1k_keras(f'{name}.in1k') for name in _KERAS_ARGS},
 })
 
 

@@ -177,6 +177,7 @@ def create_shortcut(
         stride: int = 1,
         transition: bool = False,
         norm: bool = False,
+        bias: bool = False,
         norm_layer: Optional[Callable] = None,
         **dd,
 ) -> nn.Module:
@@ -189,11 +190,12 @@ def create_shortcut(
         stride: Subsampling of both spatial dimensions.
         transition: Count as a change of shape, where dilation stands for the stride that would make it one.
         norm: Follow a projection with a norm.
+        bias: Give a projection a bias.
         norm_layer: What makes that norm.
     """
     changes_shape = in_chs != out_chs or stride != 1 or transition
     if option == 'C' or (option == 'B' and changes_shape):
-        shortcut = OrderedDict(conv=nn.Conv2d(in_chs, out_chs, 1, stride=stride, bias=False, **dd))
+        shortcut = OrderedDict(conv=nn.Conv2d(in_chs, out_chs, 1, stride=stride, bias=bias, **dd))
         if norm:
             shortcut['norm'] = create_norm_act('n', out_chs, norm_layer, None, **dd)
         return nn.Sequential(shortcut)
@@ -219,6 +221,8 @@ class ResidualUnit(nn.Module):
             placement: str = 'full',
             shortcut: str = 'B',
             activated_shortcut: bool = True,
+            projection_norm: Optional[bool] = None,
+            biases: Tuple[str, ...] = (),
             merge: str = 'add',
             merge_kwargs: Optional[Dict[str, Any]] = None,
             drop_path: float = 0.,
@@ -240,6 +244,9 @@ class ResidualUnit(nn.Module):
             placement: A key of PLACEMENTS.
             shortcut: 'A', 'B' or 'C', see `create_shortcut`.
             activated_shortcut: The shortcut reads pre(x), not x. True or False makes no difference where pre is empty.
+            projection_norm: A projection has a norm; None leaves it to the placement.
+            biases: Convolutions with a bias: 'inner' all of the branch but its last, 'last' that one, 'shortcut' a
+                projection.
             merge: A key of MERGES.
             merge_kwargs: Arguments of the merge, e.g. dict(bias=-7.) for a gate.
             drop_path: Probability of dropping the branch (stochastic depth).
@@ -268,7 +275,7 @@ class ResidualUnit(nn.Module):
                 stride=stride if i == strided else 1,
                 padding=conv_dilation * (kernel // 2),
                 dilation=conv_dilation if kernel > 1 else 1,
-                bias=False,
+                bias=('last' if is_last else 'inner') in biases,
                 **dd,
             ))
             after = place.tail if is_last else 'na'
@@ -282,7 +289,8 @@ class ResidualUnit(nn.Module):
             out_chs,
             stride,
             transition=first_dilation not in (None, dilation),
-            norm=place.projection_norm,
+            norm=place.projection_norm if projection_norm is None else projection_norm,
+            bias='shortcut' in biases,
             norm_layer=norm_layer,
             **dd,
         )

@@ -11,17 +11,20 @@ from torch import nn
 
 from ..errors import UserError
 from ..files import write_atomically
+from .sources import SOURCES
 
 __all__ = [
-    'CHECKSUMS', 'SHIPPED', 'WeightsError', 'export_model', 'read_weights', 'sha256_of', 'shipped_weights', 'verify',
-    'verify_shipped',
+    'CHECKSUMS', 'SHIPPED', 'WeightsError', 'digest_of', 'export_model', 'read_config', 'read_weights',
+    'shipped_weights', 'verify',
 ]
 
 SHIPPED = Path(__file__).parent / 'shipped'
 
-# 'name.tag' -> sha256 of the file that must be loaded under it
+# 'name.tag' -> 'algorithm:digest' of the file whose tensors are loaded under it. A source that publishes no checksum is
+# not here: there the first file seen counts, see `timm_preact.weights.fetch`.
 CHECKSUMS: Dict[str, str] = {
-    'preact_resnet20.cifar10': '8afdeb9b26f13b7e298803e488c5dd051a749de202c0fac69a2dac64f2d955f0',
+    'preact_resnet20.cifar10': 'sha256:8afdeb9b26f13b7e298803e488c5dd051a749de202c0fac69a2dac64f2d955f0',
+    **{name: source.checksum for name, source in SOURCES.items() if source.checksum},
 }
 
 
@@ -31,39 +34,25 @@ class WeightsError(UserError):
 
 def shipped_weights(name: str) -> Optional[str]:
     """Path of the weights of 'name.tag' inside the package, None if none ship."""
-    return str(SHIPPED / f'{name}.safetensors') if name in CHECKSUMS else None
+    return str(SHIPPED / f'{name}.safetensors') if name in CHECKSUMS and name not in SOURCES else None
 
 
-def sha256_of(path: Union[str, Path]) -> str:
-    """sha256 of a file, as hex."""
-    digest = hashlib.sha256()
+def digest_of(path: Union[str, Path], algorithm: str = 'sha256') -> str:
+    """Digest of a file, as hex."""
+    digest = hashlib.new(algorithm)
     with open(path, 'rb') as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
 
 
-def verify(path: Union[str, Path], sha256: str) -> None:
-    """Raise WeightsError unless the file at `path` exists and has this sha256."""
+def verify(path: Union[str, Path], checksum: str) -> None:
+    """Raise WeightsError unless the file at `path` exists and has this checksum, 'algorithm:digest'."""
     if not Path(path).is_file():
         raise WeightsError(f'{path} does not exist: install timm_preact again or name another weight file.')
-    if sha256_of(path) != sha256:
-        raise WeightsError(f'{path} is damaged (its sha256 is not {sha256[:12]}...): fetch or install it again.')
-
-
-def verify_shipped(variant: str, pretrained_cfg: Any = None, overlay: Optional[Dict[str, Any]] = None) -> None:
-    """Verify the shipped file that timm is about to load for `variant`, if it is one.
-
-    Args:
-        variant: Registered name, without tag.
-        pretrained_cfg: What timm hands to an entry point: None, a tag, or a config.
-        overlay: pretrained_cfg_overlay; a source named there replaces the shipped file, and is the user's own.
-    """
-    from timm.models import resolve_pretrained_cfg
-    cfg = resolve_pretrained_cfg(variant, pretrained_cfg=pretrained_cfg, pretrained_cfg_overlay=overlay)
-    name = f'{variant}.{cfg.tag}'
-    if cfg.file and cfg.file == shipped_weights(name):
-        verify(cfg.file, CHECKSUMS[name])
+    algorithm, _, digest = checksum.partition(':')
+    if digest_of(path, algorithm) != digest:
+        raise WeightsError(f'{path} is damaged (its {algorithm} is not {digest[:12]}...): fetch or install it again.')
 
 
 def export_model(model: nn.Module, folder: Path, model_args: Optional[Dict[str, Any]] = None) -> str:
@@ -82,7 +71,7 @@ def export_model(model: nn.Module, folder: Path, model_args: Optional[Dict[str, 
     with tempfile.TemporaryDirectory() as temporary:
         save_for_hf(model, temporary, model_args=model_args, safe_serialization=True)
         weights = Path(temporary) / 'model.safetensors'
-        sha256 = sha256_of(weights)
+        sha256 = digest_of(weights)
         config = json.loads((Path(temporary) / 'config.json').read_text())
         write_atomically(folder / 'model.safetensors', weights.read_bytes())
         write_atomically(folder / 'config.json', json.dumps(dict(config, sha256=sha256), indent=2).encode())
@@ -103,16 +92,22 @@ def read_weights(path: Path) -> Tuple[Dict[str, torch.Tensor], Dict[str, Any]]:
     file = path / 'model.safetensors' if path.is_dir() else path
     if not file.is_file():
         raise WeightsError(f'{file} does not exist: name a weight file or a folder with model.safetensors.')
-    config = {}
-    if (file.parent / 'config.json').is_file():
-        try:
-            config = json.loads((file.parent / 'config.json').read_text())
-        except ValueError as e:
-            raise WeightsError(f"{file.parent / 'config.json'} is not JSON ({e}): restore or remove it.") from e
+    config = read_config(file.parent / 'config.json') if (file.parent / 'config.json').is_file() else {}
     if 'sha256' in config and file.name == 'model.safetensors':
-        verify(file, config['sha256'])
+        verify(file, f"sha256:{config['sha256']}")
     try:
         return load_state_dict(str(file), weights_only=True), config
     except Exception as e:  # safetensors, zipfile and torch each raise their own classes for a file that is no weights
         raise WeightsError(f'{file} is not a whole weight file ({type(e).__name__}): fetch it again, or name a '
                            f'.safetensors file.') from e
+
+
+def read_config(path: Path) -> Dict[str, Any]:
+    """A config.json, which is a dictionary."""
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as e:
+        raise WeightsError(f'{path} is not JSON ({e}): restore or remove it.') from e
+    if not isinstance(config, dict):
+        raise WeightsError(f'{path} is not the config.json of a model: restore or remove it.')
+    return config

@@ -1,0 +1,206 @@
+"""Getting published weights: fetch, verify, and only then let timm read them from a local file.
+
+timm has no place for a checksum, and the Hub's client checks sizes alone. So the builder asks `locate` for an overlay
+of the pretrained config that names a verified file. Files by url lie in torch.hub's cache, files of the Hub in its own.
+"""
+import http.client
+import os
+import shutil
+import sys
+import tempfile
+import urllib.error
+import zipfile
+from pathlib import Path
+from typing import Any, Dict, Optional, Union
+
+import timm
+import torch
+
+from ..files import write_atomically
+from . import CHECKSUMS, WeightsError, digest_of, read_config, shipped_weights, verify
+from .foreign import FOREIGN, read_foreign
+from .keymaps import to_ours
+from .sources import SOURCES
+
+__all__ = ['HUB_ORGANIZATION', 'describe', 'fetch', 'from_hub', 'locate', 'unpack', 'weights_elsewhere']
+
+# Environment variable with the Hub organisation that registered tags resolve to. Unset, they resolve to their
+# publishers' own files: nobody here owns a namespace there, and one that somebody can take must never be the default.
+HUB_ORGANIZATION = 'TIMM_PREACT_HUB_ORG'
+MAX_BYTES = 1 << 30
+
+
+def locate(variant: str, cfg: Any, cache_dir: Optional[str] = None) -> Dict[str, Any]:
+    """Fetch and verify the weights that timm is about to load.
+
+    Args:
+        variant: Registered name, without tag.
+        cfg: The resolved PretrainedCfg.
+        cache_dir: What create_model was given, None for the defaults of torch.hub and of the Hub's client.
+
+    Returns:
+        An overlay of `cfg` that names a verified file; empty where the source is the user's own, who verified it.
+
+    Raises:
+        WeightsError: There are no such weights, they cannot be fetched, or they are not what they should be.
+    """
+    name = f'{variant}.{cfg.tag}'
+    if cfg.source == 'local-dir':
+        folder = Path(cfg.file)
+        checksum = read_config(folder / 'config.json').get('sha256')
+        if checksum and (folder / 'model.safetensors').exists():
+            verify(folder / 'model.safetensors', f'sha256:{checksum}')
+        return {}
+    if cfg.source == 'hf-hub' or (cfg.hf_hub_id and not cfg.file and not cfg.state_dict):
+        repo_id, _, revision = cfg.hf_hub_id.partition('@')
+        file = from_hub(repo_id, revision or None, cache_dir=cache_dir)
+        return dict(source=None, file=str(file)) if file else {}
+    if cfg.state_dict or (cfg.file and cfg.file != shipped_weights(name)):
+        return {}
+    if cfg.file:
+        verify(cfg.file, CHECKSUMS[name])
+        return {}
+    organization = os.environ.get(HUB_ORGANIZATION)
+    if organization and (not cfg.url or name in SOURCES and cfg.url == SOURCES[name].url):
+        file = from_hub(f'{organization}/{name}', checksum=CHECKSUMS.get(name), cache_dir=cache_dir)
+        if file is None:
+            raise WeightsError(f'{organization}/{name} has no model.safetensors: publish it with timm-preact publish.')
+        return dict(file=str(file), custom_load=False)
+    if not cfg.url:
+        raise WeightsError(f'{name} has no published weights: {weights_elsewhere(variant)}')
+    if name not in SOURCES or cfg.url != SOURCES[name].url:
+        return {}
+    file = fetch(name, cache_dir)
+    return dict(file=str(file), custom_load=file.suffix in FOREIGN)
+
+
+def weights_elsewhere(variant: str) -> str:
+    """What somebody can do who wants weights for a name that has none."""
+    others = sorted({name.partition('.')[0] for name in CHECKSUMS if name.partition('.')[0].startswith(f'{variant}_')})
+    where = f'{" and ".join(others)} has some, in the layout of its publisher; or ' if others else ''
+    return f'{where}train it (python -m train.cifar) or pass pretrained=False.'
+
+
+def fetch(name: str, cache_dir: Optional[Union[str, Path]] = None) -> Path:
+    """The published file of 'name.tag', from the cache or the network, verified.
+
+    A .pth.zip is unpacked; what is returned is the .pth. A file whose publisher states no checksum must
+    hold exactly the tensors of its network; its sha256 is recorded beside it when it is first seen, and holds from then
+    on.
+
+    Args:
+        name: A key of SOURCES.
+        cache_dir: Folder of the cache, None for torch.hub's.
+
+    Raises:
+        WeightsError: It cannot be fetched, or is not the published file. Nothing is left in the cache then.
+    """
+    url = SOURCES[name].url
+    folder = Path(cache_dir or Path(torch.hub.get_dir()) / 'checkpoints')
+    archive = folder / url.rpartition('/')[2]
+    file = folder / archive.name.removesuffix('.zip')
+    record = folder / f'{file.name}.sha256'
+    if file.exists():
+        _check(name, file, record)
+        return file
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix='.fetching-') as temporary:
+        fresh = Path(temporary) / archive.name
+        if not archive.exists():
+            _download(url, fresh, folder)
+        if archive.suffix == '.zip':
+            fresh = unpack(archive if archive.exists() else fresh, Path(temporary) / file.name)
+        _check(name, fresh, record)
+        os.replace(fresh, file)
+    return file
+
+
+def _download(url: str, file: Path, cache: Path) -> None:
+    try:
+        torch.hub.download_url_to_file(url, str(file), progress=sys.stderr.isatty())
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as e:
+        raise WeightsError(
+            f'{url} cannot be fetched ({getattr(e, "reason", None) or e}): try again, or, to work offline, fetch it '
+            f'elsewhere and put it into {cache}.') from e
+
+
+def unpack(archive: Path, file: Path) -> Path:
+    """Write the one file in a .zip to `file`."""
+    try:
+        with zipfile.ZipFile(archive) as members:
+            [member] = members.infolist()
+            if member.file_size > MAX_BYTES:
+                raise WeightsError(f'{archive} unpacks to over {MAX_BYTES >> 30} GiB: it is not the published file.')
+            with members.open(member) as packed, open(file, 'wb') as unpacked:
+                shutil.copyfileobj(packed, unpacked, 1 << 20)
+    except (ValueError, zipfile.BadZipFile, EOFError, NotImplementedError) as e:
+        if isinstance(e, WeightsError):
+            raise
+        raise WeightsError(f'{archive} is not a .zip with one file in it: delete it and fetch it again.') from e
+    return file
+
+
+def _check(name: str, file: Path, record: Path) -> None:
+    """Verify a file by its publisher's checksum, or by its structure once and from then on by the sha256 seen then."""
+    if name in CHECKSUMS:
+        verify(file, CHECKSUMS[name])
+    elif record.is_file():
+        verify(file, f'sha256:{record.read_text().strip()}')
+    else:
+        to_ours(*read_foreign(file), timm.create_model(name.partition('.')[0], device='meta'))
+        write_atomically(record, digest_of(file).encode())
+
+
+def from_hub(
+        repo_id: str,
+        revision: Optional[str] = None,
+        checksum: Optional[str] = None,
+        cache_dir: Optional[Union[str, Path]] = None,
+) -> Optional[Path]:
+    """model.safetensors of a repository on the Hub, from the cache or the network, verified.
+
+    It is checked against `checksum` if that is a sha256, else against the sha256 in the config.json of the same commit:
+    that shows a damaged file, not a forged one.
+
+    Args:
+        repo_id: ORG/NAME.
+        revision: Branch, tag or commit, None for main.
+        checksum: 'algorithm:digest' from CHECKSUMS.
+        cache_dir: Folder of the cache, None for the Hub client's.
+
+    Returns:
+        The path, None if the repository has no model.safetensors.
+
+    Raises:
+        WeightsError: It cannot be fetched, or is damaged.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    try:
+        config = Path(hf_hub_download(repo_id, 'config.json', revision=revision, cache_dir=cache_dir))
+        commit = config.parent.name
+        try:
+            file = Path(hf_hub_download(repo_id, 'model.safetensors', revision=commit, cache_dir=cache_dir))
+        except LocalEntryNotFoundError:
+            raise
+        except EntryNotFoundError:
+            return None
+    except Exception as e:  # the client raises its own, httpx's and the system's classes
+        raise WeightsError(f'{repo_id} cannot be fetched from the Hub ({describe(e)}): check the name, your token and '
+                           f'the network.') from e
+    digest = read_config(config).get('sha256')
+    if checksum is None or not checksum.startswith('sha256:'):
+        checksum = f'sha256:{digest}' if digest else None
+    if checksum:
+        try:
+            verify(file, checksum)
+        except WeightsError as e:
+            raise WeightsError(f'model.safetensors of {repo_id} is damaged (its sha256 is not {checksum[7:19]}...): '
+                               f'delete {file.resolve()} and fetch it again.') from e
+    return file
+
+
+def describe(error: BaseException) -> str:
+    """The first line of an error, without the request that led to it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip('.') if lines else type(error).__name__

@@ -1,0 +1,192 @@
+"""How other implementations name what we name: one table a source, read in both directions.
+
+A row maps a module of ours to theirs. S, U and I stand for the numbers of stage and unit, counted from 0, and of a
+layer in its branch, counted from 1; {s+1} in a name of theirs is the stage counted from 1. Mapping fails loudly: every
+tensor of the source is used exactly once and has the shape that our network expects, up to the input channels and the
+classes, which timm adapts.
+"""
+import re
+from typing import Any, Dict, NamedTuple, Optional, Tuple
+
+import torch
+from torch import nn
+
+from ..errors import UserError
+
+__all__ = ['KEY_MAPS', 'KeyMap', 'LayoutError', 'from_ours', 'source_of', 'to_ours']
+
+
+class LayoutError(UserError):
+    """Tensors that do not make up the network they are meant for."""
+
+
+class KeyMap(NamedTuple):
+    """Names of one source.
+
+    Attributes:
+        title: The source, for messages.
+        modules: Module of ours -> module of theirs.
+        conv_head: The classifier is a 1x1 convolution there.
+        bias_optional: A convolution without bias stands for one with zeros.
+        wide_norm: Early files have four times the channels in the last norm of a branch; only the first ones count.
+        model_args: Constructor arguments that give a registered name this layout.
+    """
+    title: str
+    modules: Dict[str, str]
+    conv_head: bool = False
+    bias_optional: bool = False
+    wide_norm: bool = False
+    model_args: Dict[str, Any] = {}
+
+    def rename(self, key: str) -> str:
+        """Their name of a tensor of ours."""
+        module, _, leaf = key.rpartition('.')
+        numbers = [int(n) for n in re.findall(r'\d+', module)] + [0, 0, 0]
+        s, u, i = numbers[:3]
+        row = re.sub(r'(?<=conv|norm)\d$', 'I', re.sub(r'stages\.\d+\.blocks\.\d+', 'stages.S.blocks.U', module))
+        if row not in self.modules:
+            raise LayoutError(f'{self.title} has nothing that could be {key}.')
+        counts = {'s': s, 's+1': s + 1, 's+2': s + 2, 's+4': s + 4, 's+5': s + 5, 'u': u, 'u+1': u + 1, 'i': i,
+                  'i+1': i + 1, '3i': 3 * i, '3i-1': 3 * i - 1}
+        return f'{self.modules[row].format(**counts)}.{leaf}'
+
+
+_PYTORCHCV = {
+    'stages.S.blocks.U.pre': 'features.stage{s+1}.unit{u+1}.body.conv1.bn',
+    'stages.S.blocks.U.residual.convI': 'features.stage{s+1}.unit{u+1}.body.conv{i}.conv',
+    'stages.S.blocks.U.residual.normI': 'features.stage{s+1}.unit{u+1}.body.conv{i+1}.bn',
+    'stages.S.blocks.U.shortcut.conv': 'features.stage{s+1}.unit{u+1}.identity_conv',
+    'norm': 'features.post_activ.bn',
+    'head.fc': 'output',
+}
+
+KEY_MAPS: Dict[str, KeyMap] = {
+    'pytorchcv_imagenet': KeyMap('pytorchcv (ImageNet)', {
+        'stem.conv': 'features.init_block.conv',
+        'stem.norm': 'features.init_block.bn',
+        **_PYTORCHCV,
+    }),
+    'pytorchcv_cifar': KeyMap('pytorchcv (CIFAR)', {
+        'stem.conv': 'features.init_block',
+        **_PYTORCHCV,
+    }),
+    # Modules counted from 0; a unit is a Sequential of a ConcatTable (branch, shortcut) and a CAddTable
+    'fair': KeyMap("FAIR's preresnet", {
+        'stem.conv': '0',
+        'stem.norm': '1',
+        'stages.S.blocks.U.pre': '{s+4}.{u}.0.0.0',
+        'stages.S.blocks.U.residual.convI': '{s+4}.{u}.0.0.{3i-1}',
+        'stages.S.blocks.U.residual.normI': '{s+4}.{u}.0.0.{3i}',
+        'stages.S.blocks.U.shortcut.conv': '{s+4}.{u}.0.1.0',
+        'stages.S.blocks.U.shortcut.norm': '{s+4}.{u}.0.1.1',
+        'norm': '9',
+        'head.fc': '13',
+    }, bias_optional=True, wide_norm=True),
+    'keras': KeyMap('Keras ResNetV2', {
+        'stem.conv': 'conv1_conv',
+        'stages.S.blocks.U.pre': 'conv{s+2}_block{u+1}_preact_bn',
+        'stages.S.blocks.U.residual.convI': 'conv{s+2}_block{u+1}_{i}_conv',
+        'stages.S.blocks.U.residual.normI': 'conv{s+2}_block{u+1}_{i}_bn',
+        'stages.S.blocks.U.shortcut.conv': 'conv{s+2}_block{u+1}_0_conv',
+        'norm': 'post_bn',
+        'head.fc': 'predictions',
+    }),
+    'timm_resnetv2': KeyMap('timm resnetv2', {
+        'stem.conv': 'stem.conv',
+        'stages.S.blocks.U.pre': 'stages.{s}.blocks.{u}.norm1',
+        'stages.S.blocks.U.residual.convI': 'stages.{s}.blocks.{u}.conv{i}',
+        'stages.S.blocks.U.residual.normI': 'stages.{s}.blocks.{u}.norm{i+1}',
+        'stages.S.blocks.U.shortcut.conv': 'stages.{s}.blocks.{u}.downsample.conv',
+        'norm': 'norm',
+        'head.fc': 'head.fc',
+    }, conv_head=True, model_args=dict(stem_norm=False)),
+    'torchvision': KeyMap('torchvision resnet', {
+        'stem.conv': 'conv1',
+        'stem.norm': 'bn1',
+        'stages.S.blocks.U.residual.convI': 'layer{s+1}.{u}.conv{i}',
+        'stages.S.blocks.U.residual.normI': 'layer{s+1}.{u}.bn{i}',
+        'stages.S.blocks.U.shortcut.conv': 'layer{s+1}.{u}.downsample.0',
+        'stages.S.blocks.U.shortcut.norm': 'layer{s+1}.{u}.downsample.1',
+        'head.fc': 'fc',
+    }),
+}
+
+# Tensors that only this source has
+_MARKS = {
+    'pytorchcv_imagenet': 'features.init_block.conv.weight',
+    'pytorchcv_cifar': 'features.init_block.weight',
+    'fair': '4.0.0.0.0.weight',
+    'keras': 'conv2_block1_preact_bn.weight',
+    'timm_resnetv2': 'stages.0.blocks.0.norm1.weight',
+    'torchvision': 'layer1.0.conv1.weight',
+}
+
+
+def source_of(state_dict: Dict[str, torch.Tensor]) -> Optional[str]:
+    """The key of KEY_MAPS that names these tensors, None if none does."""
+    return next((source for source, mark in _MARKS.items() if mark in state_dict), None)
+
+
+def to_ours(state_dict: Dict[str, torch.Tensor], source: str, model: nn.Module) -> Dict[str, torch.Tensor]:
+    """Their tensors by our names.
+
+    Args:
+        state_dict: By their names; convolutions (out, in, height, width), classifier (classes, features).
+        source: A key of KEY_MAPS.
+        model: The network they are for, on any device. Its input channels and classes may differ from theirs.
+
+    Raises:
+        LayoutError: A tensor is missing, left over, or of another shape.
+    """
+    keymap = KEY_MAPS[source]
+    expected = model.state_dict()
+    head = {f'head.fc.{leaf}': state_dict.get(keymap.rename(f'head.fc.{leaf}')) for leaf in ('weight', 'bias')}
+    left, ours = dict(state_dict), {}
+    for key, target in {**expected, **head}.items():
+        theirs = keymap.rename(key)
+        tensor = left.pop(theirs, None)
+        if tensor is None and (key.endswith('tracked') or (keymap.bias_optional and re.search(r'conv\d?\.bias$', key))):
+            tensor = torch.zeros(target.shape, dtype=target.dtype)
+        if tensor is None:
+            raise LayoutError(f'{keymap.title}: {theirs}, which would be {key}, is missing.')
+        if key == 'head.fc.weight' and keymap.conv_head:
+            tensor = tensor.flatten(1)
+        if keymap.wide_norm and '.residual.norm2.' in key and tensor.shape == (4 * len(target),):
+            tensor = _narrow(tensor, len(target), theirs)
+        if key not in head and _but_input(key, tensor.shape) != _but_input(key, target.shape):
+            raise LayoutError(
+                f'{keymap.title}: {theirs} has the shape {tuple(tensor.shape)}, {key} has {tuple(target.shape)}.')
+        ours[key] = tensor
+    if left:
+        raise LayoutError(f'{keymap.title}: {len(left)} tensors have no place, {next(iter(left))} for one.')
+    return ours
+
+
+def _but_input(key: str, shape: Tuple[int, ...]) -> Tuple[int, ...]:
+    return (shape[0], *shape[2:]) if key == 'stem.conv.weight' else tuple(shape)
+
+
+def _narrow(tensor: torch.Tensor, channels: int, name: str) -> torch.Tensor:
+    rest = tensor[channels:]
+    untouched = {'running_mean': 0., 'running_var': 1.}.get(name.rpartition('.')[2])
+    if untouched is not None and not torch.allclose(rest, torch.full_like(rest, untouched), atol=1e-2):
+        raise LayoutError(f'{name} has {len(tensor)} channels of statistics where {channels} are expected.')
+    return tensor[:channels]
+
+
+def from_ours(state_dict: Dict[str, torch.Tensor], source: str) -> Dict[str, torch.Tensor]:
+    """Our tensors by their names: the inverse of `to_ours`.
+
+    Args:
+        state_dict: Of one of our networks in their layout.
+        source: A key of KEY_MAPS.
+
+    Raises:
+        LayoutError: They have nothing that could be one of the tensors.
+    """
+    keymap = KEY_MAPS[source]
+    theirs = {keymap.rename(key): tensor for key, tensor in state_dict.items()}
+    head = keymap.rename('head.fc.weight')
+    if keymap.conv_head and head in theirs:
+        theirs[head] = theirs[head][:, :, None, None]
+    return theirs
