@@ -10,15 +10,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import timm_preact.weights as weights
+from timm_preact.card import card
 from timm_preact.catalog import MEASURED
 from timm_preact.evaluation import load_model
-from timm_preact.weights import CHECKSUMS, SHIPPED, WeightsError, export_model, read_weights, sha256_of
-from train.ship import CARDS, RESULTS, card
+from timm_preact.weights import CHECKSUMS, SHIPPED, WeightsError, digest_of, export_model, read_weights
+from timm_preact.weights.sources import SOURCES
+from train.cards import CARDS, config_of_run, config_of_source, result_of, training
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize('name', CHECKSUMS)
+@pytest.mark.parametrize('name', MEASURED)
 def test_shipped_weights_load_offline_through_timm(name):
     model = timm.create_model(name, pretrained=True)
     shipped = load_file(SHIPPED / f'{name}.safetensors')
@@ -39,10 +41,10 @@ def test_shipped_weights_adapt_to_other_classes_and_channels():
     assert torch.equal(features.model.stem.conv.weight, trained.stem.conv.weight)
 
 
-def test_only_names_with_a_checksum_count_as_pretrained():
+def test_only_names_that_ship_or_have_a_source_count_as_pretrained():
     tagged = [name for name in timm.list_models('preact_*', pretrained=True, include_tags=True) if '.' in name]
-    assert sorted(tagged) == sorted(CHECKSUMS)
-    assert {path.stem for path in SHIPPED.glob('*.safetensors')} == set(CHECKSUMS)
+    assert sorted(tagged) == sorted({*CHECKSUMS, *SOURCES})
+    assert {path.stem for path in SHIPPED.glob('*.safetensors')} == set(MEASURED) == set(CHECKSUMS) - set(SOURCES)
 
 
 @pytest.mark.parametrize('damage', ['flip', 'truncate', 'remove'])
@@ -82,7 +84,7 @@ def test_an_exported_model_loads_through_local_dir(exported):
     loaded = timm.create_model(f'local-dir:{folder}', pretrained=True)
     x = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(loaded.eval()(x), model.eval()(x))
-    assert json.loads((folder / 'config.json').read_text())['sha256'] == sha256_of(folder / 'model.safetensors')
+    assert json.loads((folder / 'config.json').read_text())['sha256'] == digest_of(folder / 'model.safetensors')
 
 
 def test_a_bit_flipped_export_is_refused(exported):
@@ -136,23 +138,38 @@ def test_weights_of_another_network_are_refused(exported, tmp_path):
 
 
 def test_every_checksum_is_of_the_file_that_ships():
-    assert {name: sha256_of(SHIPPED / f'{name}.safetensors') for name in CHECKSUMS} == CHECKSUMS
+    for name in MEASURED:
+        assert f"sha256:{digest_of(SHIPPED / f'{name}.safetensors')}" == CHECKSUMS[name]
 
 
-@pytest.mark.parametrize('name', CHECKSUMS)
+@pytest.mark.parametrize('name', MEASURED)
 def test_the_card_and_the_catalog_say_what_the_result_file_says(name):
     """Nothing on a card is written by hand."""
-    result = json.loads(next(RESULTS.glob(f'{name}.seed*.json')).read_text())
-    assert (CARDS / name / 'README.md').read_text() == card(*name.split('.'), result)
-    assert result['weights_sha256'] == CHECKSUMS[name]
+    result, config = result_of(name), json.loads((CARDS / name / 'config.json').read_text())
+    assert (CARDS / name / 'README.md').read_text() == card(config, training(name, result))
+    assert config == config_of_run(name, config, result)
+    assert f"sha256:{result['weights_sha256']}" == CHECKSUMS[name] == f"sha256:{config['sha256']}"
     assert MEASURED[name] == result['evaluation']['error'] == pytest.approx(result['test_error'], abs=1e-9)
     assert result['curve'][-1]['test_error'] == result['test_error']
 
 
-@pytest.mark.parametrize('name', CHECKSUMS)
+@pytest.mark.parametrize('name', SOURCES)
+def test_every_published_source_has_its_card_and_config(name):
+    config = json.loads((CARDS / name / 'config.json').read_text())
+    assert (CARDS / name / 'README.md').read_text() == card(config)
+    now = json.loads(json.dumps(config_of_source(name)))
+    assert {**config, **now} == config
+    assert {**config['pretrained_cfg'], **now['pretrained_cfg']} == config['pretrained_cfg']
+
+
+def test_no_card_is_of_an_unknown_name():
+    assert {folder.name for folder in CARDS.iterdir()} == {*MEASURED, *SOURCES}
+
+
+@pytest.mark.parametrize('name', MEASURED)
 def test_a_card_folder_loads_as_it_is(name):
     model = timm.create_model(f'local-dir:{CARDS / name}', pretrained=True)
-    assert sha256_of(CARDS / name / 'model.safetensors') == CHECKSUMS[name]
+    assert f"sha256:{digest_of(CARDS / name / 'model.safetensors')}" == CHECKSUMS[name]
     assert torch.equal(model.head.fc.weight, timm.create_model(name, pretrained=True).head.fc.weight)
 
 

@@ -1,10 +1,11 @@
-"""The command line: timm-preact list | predict | evaluate | demo."""
+"""The command line: timm-preact list | predict | evaluate | demo | convert | verify | publish."""
+import ast
 import json
 import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import timm
 import typer
@@ -181,6 +182,92 @@ def demo(
     draw_predictions(sample, scores.predictions.numpy(), output)
     print_scores(f"timm.create_model('{DEMO_MODEL}', pretrained=True) on {scores.images} CIFAR-10 test images", scores)
     print(f'top-1 error {scores.error:.2f} % in {time.perf_counter() - start:.1f} s; predictions drawn in {output}')
+
+
+@app.command()
+@one_sentence_errors
+def convert(
+        source: str = typer.Argument(help='A name with tag, whose published weights are fetched, or a weight file: '
+                                          '.t7, .h5, .pth.zip, .pth, .safetensors.'),
+        to: Path = typer.Option(help='New folder.'),
+        name: Optional[str] = typer.Option(None, help='For a file: the network, with a tag of your choice.'),
+        license: Optional[str] = typer.Option(None, help='For a file: its licence, e.g. apache-2.0.'),
+        model_kwargs: Optional[List[str]] = typer.Option(
+            None, help='For a file: an argument of the network, e.g. stride_on=1x1; may be repeated.'),
+) -> None:
+    """Turn published weights, or a file, into verified safetensors with config, card and golden logits.
+
+    Examples: `timm-preact convert preact_resnet200_fb.in1k --to fb`
+
+    `timm-preact convert resnetv2_50.safetensors --name preact_resnet50.a1h_in1k --license apache-2.0 --to a1h`
+    """
+    from . import hub
+    sha256 = hub.convert(source, to, name, license, parse_kwargs(model_kwargs or []))
+    print(f'{to} holds {", ".join(sorted(path.name for path in to.iterdir()))}; sha256 {sha256}')
+
+
+def parse_kwargs(arguments: List[str]) -> Dict[str, Any]:
+    """['key=value'] as timm's --model-kwargs reads them: Python literals, else strings."""
+    kwargs = {}
+    for argument in arguments:
+        key, equals, value = argument.partition('=')
+        if not equals:
+            raise UserError(f'--model-kwargs {argument} is no argument: write it as key=value.')
+        try:
+            kwargs[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            kwargs[key] = value
+    return kwargs
+
+
+@app.command()
+@one_sentence_errors
+def verify(
+        folder: Path = typer.Argument(help='A folder that convert or train.ship made.'),
+        data: Optional[str] = typer.Option(None, help='Labelled images to measure on, as evaluate reads them.'),
+        split: str = typer.Option('test', help='Split of the data set.'),
+        batch_size: int = typer.Option(50, help='Images a forward pass.'),
+        device: str = typer.Option('cpu', help='cpu or cuda.'),
+        record: bool = typer.Option(False, help='Write what is measured into config.json and the card.'),
+) -> None:
+    """Check a folder: hashes, loading by timm, stored logits, and the accuracy on labelled images if given.
+
+    Example: `timm-preact verify fb --data /imagenet/val` tests 224x224 (crop 0.875) and the paper's 320x320 (crop 1.0).
+    """
+    from . import hub
+    if record and data is None:
+        raise UserError('--record writes what is measured: name images by --data.')
+    model = hub.verify_folder(folder)
+    error = hub.golden_error(folder, model)
+    replayed = 'no stored logits' if error is None else f'stored logits replayed within {error:.1e}'
+    print(f'{folder} is whole: {model.pretrained_cfg["architecture"]}, {replayed}')
+    if data is None:
+        return
+    results = hub.measure(model, data, split, batch_size, device)
+    for result in results:
+        print('{input_size}x{input_size}, crop {crop_pct}: top-1 {top1:.2f} %, top-5 {top5:.2f} % of {images} images'
+              .format_map(result))
+    if record:
+        hub.record(folder, results)
+
+
+@app.command()
+@one_sentence_errors
+def publish(
+        folder: Path = typer.Argument(help='A folder that convert or train.ship made.'),
+        repo_id: str = typer.Option(help='ORG/NAME on the Hub.'),
+        revision: Optional[str] = typer.Option(None, help='Branch, made if it does not exist.'),
+        private: bool = typer.Option(False, '--private', help='Make a new repository private.'),
+        dry_run: bool = typer.Option(False, '--dry-run', help='Check everything, send nothing.'),
+) -> None:
+    """Push a folder to the Hugging Face Hub in one commit, and read it back.
+
+    Example: `timm-preact publish fb --repo-id my-lab/preact_resnet200_fb.in1k --dry-run`
+    """
+    from . import hub
+    published = hub.publish(folder, repo_id, revision, private, dry_run)
+    done = 'would get' if dry_run else f'has at {published.commit[:12]}' if published.changed else 'has already'
+    print(f'{published.url} {done} {", ".join(published.files)}')
 
 
 def run() -> None:

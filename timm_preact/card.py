@@ -1,0 +1,154 @@
+"""Model cards: one template, every number from data."""
+from typing import Any, Dict, List, Optional
+
+from .catalog import MEASURED, PAPER, SIZES, depth_of
+from .weights.sources import LICENSES, SOURCES
+
+__all__ = ['DATA_SETS', 'card']
+
+# tag's last word -> (name, repository on the Hub, split that is tested)
+DATA_SETS = {
+    'cifar10': ('CIFAR-10', 'uoft-cs/cifar10', 'test'),
+    'cifar100': ('CIFAR-100', 'uoft-cs/cifar100', 'test'),
+    'svhn': ('SVHN', 'ufldl-stanford/svhn', 'test'),
+    'in1k': ('ImageNet-1k', 'ILSVRC/imagenet-1k', 'validation'),
+}
+
+CARD = """\
+---
+{front_matter}
+---
+# {name}
+
+A pre-activation residual network of {depth} layers trained on {data_set}, from
+[Identity Mappings in Deep Residual Networks](https://arxiv.org/abs/1603.05027) (He et al., ECCV 2016), for
+[timm](https://github.com/huggingface/pytorch-image-models) through the package `timm_preact`.
+
+| | |
+|---|---|
+{facts}
+
+## Use
+
+```python
+import timm_preact  # first: it registers the name with timm
+import timm
+
+model = timm.create_model('{loaded_by}', pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+```
+
+{sections}
+"""
+
+ORIGIN = """\
+## Origin
+
+Converted by `timm-preact convert {name}` from [{upstream}]({url}),
+published by [{publisher}]({publisher}) under {license}.
+The tensors are theirs, renamed, and transposed where their format differs; the conversion is tested by logits against
+their implementation.
+{checksum}"""
+
+FILE_ORIGIN = """\
+## Origin
+
+Converted by `timm-preact convert` from the file `{file}` (sha256 `{sha256}`), named and laid out as in {layout}."""
+
+LIMITS = """\
+## Limits
+
+It knows the {classes} classes of {data_set} alone; on anything else it answers with one of these all the same. Images
+are resized and cropped to {size}x{size}, and normalised by mean {mean} and
+standard deviation {std}."""
+
+
+def card(
+        config: Dict[str, Any],
+        sections: str = '',
+        evaluations: Optional[List[Dict[str, Any]]] = None,
+) -> str:
+    """README.md of a repository.
+
+    Args:
+        config: Its config.json, in timm's form, with 'sha256' of the weights where they are known.
+        sections: Text on how the network was trained; without it, where its weights come from.
+        evaluations: Measured results, those of config['evaluations'] if None: dicts with images, input_size, crop_pct,
+            top1 and top5 (accuracies in percent). They alone enter the model-index.
+    """
+    cfg = config['pretrained_cfg']
+    architecture, tag = config['architecture'], cfg['tag']
+    name = f'{architecture}.{tag}'
+    evaluations = config.get('evaluations', []) if evaluations is None else evaluations
+    source = SOURCES.get(name)
+    data = DATA_SETS.get(tag.rpartition('_')[2])
+    data_set = data[0] if data else tag
+    if not sections and 'origin' in config:
+        sections = FILE_ORIGIN.format_map(config['origin'])
+    elif not sections and source:
+        sections = _origin(name)
+    limits = LIMITS.format(
+        classes=config['num_classes'], data_set=data_set, size=cfg['input_size'][-1], mean=_numbers(cfg['mean']),
+        std=_numbers(cfg['std']))
+    return CARD.format(
+        name=name, loaded_by=name if source or name in MEASURED else f'hf-hub:ORG/{name}',
+        depth=depth_of(architecture), data_set=data_set,
+        front_matter=_front_matter(name, cfg, data, evaluations),
+        facts='\n'.join(f'| {key} | {value} |' for key, value in _facts(name, config, evaluations).items()),
+        sections='\n\n'.join(filter(None, [sections, limits])))
+
+
+def _numbers(values: Any) -> str:
+    return f'({", ".join(map(str, values))})'
+
+
+def _protocol(evaluation: Dict[str, Any]) -> str:
+    return '{input_size}x{input_size}, crop {crop_pct}'.format_map(evaluation)
+
+
+def _front_matter(name: str, cfg: Dict[str, Any], data: Any, evaluations: List[Dict[str, Any]]) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+    results = [
+        EvalResult(
+            task_type='image-classification', dataset_name=data[0], dataset_type=data[1], dataset_split=data[2],
+            metric_type='accuracy', metric_name=f'{metric} at {_protocol(e)}',
+            metric_value=round(e[key], 2))
+        for e in evaluations if data
+        for metric, key in (('top-1', 'top1'), ('top-5', 'top5'))
+    ]
+    return ModelCardData(
+        library_name='timm', license=cfg.get('license'), pipeline_tag='image-classification',
+        tags=['image-classification', 'timm', 'timm_preact'], datasets=[data[1]] if data else None,
+        model_name=name if results else None, eval_results=results or None).to_yaml()
+
+
+def _facts(name: str, config: Dict[str, Any], evaluations: List[Dict[str, Any]]) -> Dict[str, str]:
+    architecture, _, tag = name.partition('.')
+    size, source = SIZES[architecture], SOURCES.get(name)
+    paper = PAPER.get(architecture, {}).get(tag)
+    facts = {}
+    for e in evaluations:
+        facts[f'top-1, top-5 error at {_protocol(e)}'] = (
+            f'**{100 - e["top1"]:.2f} %**, {100 - e["top5"]:.2f} % on {e["images"]:,} images')
+    if source:
+        reported = [f'{error:.2f} %' if error is not None else '-' for error in source.reported]
+        facts['top-1, top-5 error as the publisher reports it'] = (
+            f'{", ".join(reported)} ({source.protocol}); not measured here')
+    facts['top-1 error in the paper'] = f'{paper} %' if isinstance(paper, float) else paper or 'the paper has none'
+    facts['parameters, multiply-adds'] = f'{size.params / 1e6:.2f} M, {size.macs / 1e6:,.1f} M'
+    if 'sha256' in config:
+        facts['sha256'] = f"`{config['sha256']}`"
+    return facts
+
+
+def _origin(name: str) -> str:
+    source = SOURCES[name]
+    if source.checksum:
+        algorithm, _, digest = source.checksum.partition(':')
+        checksum = f'Before a tensor is read, the {algorithm} that the publisher states is verified: `{digest}`.'
+    else:
+        checksum = ('The publisher states no checksum: size and structure are checked, and the sha256 of the first '
+                    'file seen is recorded and holds from then on.')
+    return ORIGIN.format(
+        name=name, upstream=source.upstream, url=source.url, publisher=source.origin, checksum=checksum,
+        license=LICENSES.get(source.origin, source.license))

@@ -1,0 +1,335 @@
+"""A model as a folder that goes to the Hub as it is: weights, config, card, golden logits.
+
+`convert` makes one, `verify_folder` checks it, `publish` pushes it.
+"""
+import json
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+import timm
+import torch
+from safetensors.torch import load_file, save
+from torch import nn
+
+from .card import card
+from .data import load_sample
+from .errors import UserError, check_name
+from .evaluation import eval_transform, evaluate, open_images
+from .files import write_atomically
+from .preact_resnet import MODEL_ARGS, checkpoint_filter_fn
+from .weights import CHECKSUMS, WeightsError, digest_of, export_model, read_config, read_weights, verify
+from .weights.fetch import describe, unpack
+from .weights.foreign import FOREIGN, read_foreign
+from .weights.keymaps import KEY_MAPS, source_of
+from .weights.sources import SOURCES
+
+__all__ = [
+    'FILES', 'HubError', 'Published', 'convert', 'golden_error', 'measure', 'publish', 'record', 'verify_folder',
+]
+
+# What is published, in this order; nothing else in a folder is, so no pickle either
+FILES = ('model.safetensors', 'golden.safetensors', 'config.json', 'curves.png', 'README.md')
+NEEDED = ('model.safetensors', 'config.json', 'README.md')
+# How images are prepared, and what the classes are: a file's config.json says it, else its source
+INPUT_KEYS = (
+    'input_size', 'test_input_size', 'interpolation', 'crop_pct', 'test_crop_pct', 'mean', 'std', 'label_names')
+INPUTS = {'timm_resnetv2': dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))}
+TOLERANCE = 1e-4  # of the largest logit, between machines and versions of torch in float32
+
+
+class HubError(UserError):
+    """Something that the Hub refused, or that must not be published; the message says what to do."""
+
+
+class Published(NamedTuple):
+    """What `publish` did.
+
+    Attributes:
+        url: Of the repository.
+        commit: The revision's commit, None in a dry run.
+        files: Names of the files that were sent or were there already.
+        changed: There is a new commit.
+    """
+    url: str
+    commit: Optional[str]
+    files: List[str]
+    changed: bool
+
+
+def convert(
+        source: str,
+        folder: Path,
+        name: Optional[str] = None,
+        license: Optional[str] = None,
+        model_args: Optional[Dict[str, Any]] = None,
+) -> str:
+    """Make a folder with safetensors, config, card and golden logits.
+
+    Args:
+        source: A registered 'name.tag' with published weights, which are fetched; or a weight file: .t7, .h5, .zip with
+            one .pth, .pth or .safetensors, with the names of any source of `timm_preact.weights.keymaps`. The
+            config.json beside a file says how its images are prepared.
+        folder: Must not exist, or be empty.
+        name: For a file, the registered name to load it into, with a tag. The tag of a published source wants exactly
+            the published file; any other is free.
+        license: For a file, its licence as the Hub spells it, where its config.json does not say.
+        model_args: For a file, constructor arguments beside the name's own, e.g. dict(stem_norm=False).
+
+    Returns:
+        The sha256 of model.safetensors.
+
+    Raises:
+        UserError: The source is no such thing, damaged, or has another layout than the name.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f'{folder} exists: name a new folder.')
+    origin = None
+    if Path(source).exists():
+        if name is None or name.partition('.')[0] not in MODEL_ARGS:
+            raise UserError(f'{source} is a file: say by --name which network it holds, for example '
+                            f'preact_resnet50.my_in1k.')
+        model, model_args, origin = _load_file(Path(source), *name.partition('.')[::2], license, model_args or {})
+    elif source.count('.') == 1 and '/' not in source:
+        model = timm.create_model(check_name(source), pretrained=True)
+    else:
+        raise UserError(f'{source} is no file and no name with a tag such as preact_resnet50.pcv_in1k.')
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f'.{folder.name}-') as temporary:
+        made = Path(temporary) / 'made'
+        made.mkdir()
+        export_model(model, made, model_args)
+        write_atomically(made / 'golden.safetensors', save(golden(model.eval())))
+        config = dict(read_config(made / 'config.json'), golden_sha256=digest_of(made / 'golden.safetensors'))
+        _write_config(made, dict(config, origin=origin) if origin else config)
+        os.replace(made, folder)
+    return config['sha256']
+
+
+def _load_file(
+        file: Path,
+        name: str,
+        tag: str,
+        license: Optional[str],
+        model_args: Dict[str, Any],
+) -> Tuple[nn.Module, Dict[str, Any], Optional[Dict[str, str]]]:
+    """The model of a weight file, with as many classes and input channels as the file has, the arguments that make it,
+    and what the card says of the file."""
+    file = file / 'model.safetensors' if file.is_dir() else file
+    published = f'{name}.{tag}' in SOURCES
+    with tempfile.TemporaryDirectory() as temporary:
+        inner = unpack(file, Path(temporary) / 'weights.pth') if file.suffix == '.zip' else file
+        if published and f'{name}.{tag}' in CHECKSUMS:
+            verify(inner, CHECKSUMS[f'{name}.{tag}'])
+        config = {}
+        if inner.suffix in FOREIGN:
+            state_dict, layout = read_foreign(inner)
+        else:
+            state_dict, config = read_weights(inner)
+            layout = source_of(state_dict)
+    if layout:
+        model_args = {**KEY_MAPS[layout].model_args, **model_args}
+    elif config.get('architecture') == name:
+        model_args = {**config.get('model_args', {}), **model_args}
+    try:
+        state_dict = checkpoint_filter_fn(state_dict, timm.create_model(name, device='meta', **model_args))
+        classes, in_chans = len(state_dict['head.fc.weight']), state_dict['stem.conv.weight'].shape[1]
+        model = timm.create_model(name, **{**model_args, 'num_classes': classes, 'in_chans': in_chans})
+        model.load_state_dict(state_dict)
+    except (KeyError, RuntimeError, TypeError) as e:
+        raise WeightsError(f'{file} does not fit {name}: {" ".join(str(e).split())[:200]}') from e
+    if published:
+        model.pretrained_cfg.update(timm.get_pretrained_cfg(f'{name}.{tag}').to_dict())
+        return model, model_args, None
+    theirs = config.get('pretrained_cfg', INPUTS.get(layout, {}))
+    model.pretrained_cfg.update({key: theirs[key] for key in INPUT_KEYS if key in theirs})
+    model.pretrained_cfg.update(tag=tag or 'custom', license=license or theirs.get('license'), origin_url=None)
+    layout = KEY_MAPS[layout].title if layout else 'timm_preact'
+    return model, model_args, dict(file=file.name, sha256=digest_of(file), layout=layout)
+
+
+def _write_config(folder: Path, config: Dict[str, Any]) -> None:
+    """Write config.json and the card that follows from it."""
+    write_atomically(folder / 'config.json', json.dumps(config, indent=2).encode())
+    write_atomically(folder / 'README.md', card(config).encode())
+
+
+def golden(model: nn.Module) -> Dict[str, torch.Tensor]:
+    """Two real images at the model's input size, uint8 (2, 3, height, width), and its logits (2, classes) for them."""
+    from PIL import Image
+    channels, *size = model.pretrained_cfg['input_size']
+    images = load_sample().images[[0, 150]]
+    mode = {1: 'L', 3: 'RGB'}.get(channels)
+    if mode is None:
+        raise UserError(f'a model of {channels} input channels has no golden images: convert one with 1 or 3.')
+    resized = [Image.fromarray(image).convert(mode).resize(size[::-1]) for image in images]
+    pixels = torch.from_numpy(np.stack([np.array(image) for image in resized]).reshape(2, *size, channels))
+    pixels = pixels.permute(0, 3, 1, 2).contiguous()
+    return dict(images=pixels, logits=_logits(model, pixels))
+
+
+def _logits(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    cfg = model.pretrained_cfg
+    mean, std = (torch.tensor(cfg[key])[:pixels.shape[1], None, None] for key in ('mean', 'std'))
+    with torch.inference_mode():
+        return model((pixels / 255 - mean) / std).clone()
+
+
+def verify_folder(folder: Path) -> nn.Module:
+    """The model in a folder, in eval mode, loaded by timm after its hashes were checked.
+
+    Raises:
+        UserError: A file is missing or damaged, or gives other logits than when it was made.
+    """
+    for name in NEEDED:
+        if not (folder / name).is_file():
+            raise WeightsError(f'{folder} has no {name}: make the folder with timm-preact convert or train.cifar.')
+    config = read_config(folder / 'config.json')
+    if 'sha256' not in config:
+        raise WeightsError(f'config.json of {folder} has no sha256 of the weights: make the folder again.')
+    verify(folder / 'model.safetensors', f"sha256:{config['sha256']}")
+    model = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
+    error = golden_error(folder, model)
+    if error is not None and not error <= TOLERANCE:
+        raise WeightsError(f'{folder} gives other logits than when it was made (by {error:.1e} of the largest): make '
+                           f'it again with this version of timm_preact, and compare.')
+    return model
+
+
+def golden_error(folder: Path, model: nn.Module) -> Optional[float]:
+    """The largest difference from the stored logits as a share of the largest logit, None where none are stored."""
+    file = folder / 'golden.safetensors'
+    digest = read_config(folder / 'config.json').get('golden_sha256')
+    if digest is None and not file.exists():
+        return None
+    verify(file, f'sha256:{digest}')
+    stored = load_file(file)
+    difference = (_logits(model, stored['images']) - stored['logits']).abs().max()
+    return (difference / stored['logits'].abs().max()).item()
+
+
+def measure(
+        model: nn.Module,
+        data: str,
+        split: str,
+        batch_size: int = 50,
+        device: str = 'cpu',
+        advance: Callable[[int], None] = lambda done: None,
+) -> List[Dict[str, Any]]:
+    """Top-1 and top-5 accuracy as the paper tests: 224x224 from crop 0.875, and 320x320 from a shorter side of 320.
+
+    A model of another input size is tested at that size alone.
+
+    Returns:
+        Dicts with data, split, images, input_size, crop_pct, top1 and top5, as config.json's 'evaluations'.
+    """
+    own = model.pretrained_cfg['input_size'][-1], model.pretrained_cfg['crop_pct']
+    protocols = [(224, 0.875), (320, 1.0)] if own[0] == 224 else [own]
+    results = []
+    for size, crop_pct in protocols:
+        images = open_images(data, split, eval_transform(model, size, crop_pct))
+        scores = evaluate(model.to(device), images, batch_size, device, advance)
+        results.append(dict(
+            data=Path(data).name, split=split, images=scores.images, input_size=size, crop_pct=crop_pct,
+            top1=round(scores.top1, 4), top5=round(scores.top5, 4)))
+    return results
+
+
+def record(folder: Path, evaluations: List[Dict[str, Any]]) -> None:
+    """Write measured results into the config.json and the card of a folder."""
+    _write_config(folder, dict(read_config(folder / 'config.json'), evaluations=evaluations))
+
+
+def publish(
+        folder: Path,
+        repo_id: str,
+        revision: Optional[str] = None,
+        private: bool = False,
+        dry_run: bool = False,
+) -> Published:
+    """Push a folder to the Hub in one commit and read it back.
+
+    The same bits again make no commit. Nothing is visible before the commit; a push that broke off can be repeated.
+
+    Args:
+        folder: As `convert` or train.ship make it; FILES alone are sent.
+        repo_id: ORG/NAME.
+        revision: Branch, made if it does not exist; None for main.
+        private: Make a new repository private.
+        dry_run: Check everything that can be checked without writing.
+
+    Raises:
+        UserError: The folder is not fit to be published, or the Hub refuses it.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+    verify_folder(folder)
+    text = _check_card(folder)
+    files = [name for name in FILES if (folder / name).is_file()]
+    api = HfApi(library_name='timm_preact')
+    url = f'{api.endpoint}/{repo_id}'
+    with _hub_errors(repo_id):
+        if dry_run:
+            return Published(url, None, files, False)
+        text.validate()
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        if revision:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        info = api.model_info(repo_id, revision=revision)
+        if private and not info.private:
+            raise HubError(f'{repo_id} exists and is public: make it private first, or leave out --private.')
+        commit = api.create_commit(
+            repo_id, [CommitOperationAdd(name, folder / name) for name in files], revision=revision,
+            parent_commit=info.sha, commit_message=f'Publish {folder.name} with timm_preact')
+        _read_back(folder, files, repo_id, commit.oid)
+    return Published(url, commit.oid, files, commit.oid != info.sha)
+
+
+def _check_card(folder: Path) -> Any:
+    """The card as the Hub's client reads it."""
+    from huggingface_hub import ModelCard
+    try:
+        text = ModelCard.load(folder / 'README.md')
+    except Exception as e:  # of YAML's classes, or ValueError
+        raise HubError(f'README.md of {folder} has no valid front matter ({describe(e)}): make the card again.') from e
+    if text.data.library_name != 'timm' or not text.data.license:
+        raise HubError(f'README.md of {folder} needs library_name: timm and a license in its front matter: add them.')
+    return text
+
+
+def _read_back(folder: Path, files: List[str], repo_id: str, commit: str) -> None:
+    """Raise unless the Hub serves the bits that were sent."""
+    from huggingface_hub import hf_hub_download
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in files:
+            served = hf_hub_download(repo_id, name, revision=commit, cache_dir=temporary)
+            if digest_of(served) != digest_of(folder / name):
+                raise HubError(f'{repo_id} serves other bits of {name} than were sent: publish again.')
+
+
+@contextmanager
+def _hub_errors(repo_id: str) -> Iterator[None]:
+    """What the Hub or its client refuses, in a sentence."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    try:
+        yield
+    except UserError:
+        raise
+    except HFValidationError as e:
+        raise HubError(f'{repo_id} is no name of a repository ({describe(e)}): write it as ORG/NAME.') from e
+    except HfHubHTTPError as e:
+        status = e.response.status_code if e.response is not None else None
+        advice = {
+            401: 'the token is missing or not valid: run hf auth login, or set HF_TOKEN',
+            403: 'the token may not write there: use one with write access to that namespace',
+            404: 'there is no such repository or revision: check the name',
+            412: 'somebody else committed meanwhile: look at their commit and publish again',
+        }.get(status, 'try again later; nothing that was sent is lost')
+        raise HubError(f'{repo_id}: the Hub answered {status}, {advice}.') from e
+    except ValueError as e:
+        raise HubError(f'{repo_id}: the Hub does not accept the card ({describe(e)}): correct its front matter.') from e
+    except Exception as e:  # the client's HTTP library has its own classes
+        raise HubError(f'{repo_id} cannot be published ({describe(e)}): check the network and publish again; nothing '
+                       f'that was sent is lost.') from e
