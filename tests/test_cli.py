@@ -34,6 +34,8 @@ def test_list_names_every_network_with_its_facts():
     assert (row['depth'], row['params'], row['paper_error']) == (1001, 10_327_706, 22.71)
     row = next(row for row in rows if row['name'] == 'preact_resnet20')
     assert row['weights'] and row['our_error'] == MEASURED['preact_resnet20.cifar10']
+    row = next(row for row in rows if row['name'] == 'preact_resnet200_fb')
+    assert (row['paper_error'], row['published_error']) == (20.1, 21.66)
 
 
 def test_list_as_a_table():
@@ -82,7 +84,8 @@ def test_demo_runs_offline_from_an_installed_package_and_draws_a_picture(tmp_pat
 
 def test_help_shows_the_version_and_every_command():
     output = run('--help')
-    assert __version__ in output and all(command in output for command in ('list', 'predict', 'evaluate', 'demo'))
+    assert __version__ in output and all(command in output for command in (
+        'list', 'predict', 'evaluate', 'demo', 'convert', 'verify', 'publish'))
 
 
 def test_an_unknown_name_suggests_the_nearest(npz_folder):
@@ -91,7 +94,7 @@ def test_an_unknown_name_suggests_the_nearest(npz_folder):
 
 def test_a_name_without_weights_says_which_have_some(npz_folder):
     output = refusal('evaluate', '--model', 'preact_resnet56', '--data', npz_folder)
-    assert 'has no published weights' in output and 'preact_resnet20' in output
+    assert 'preact_resnet56.cifar10 has no published weights: preact_resnet56_pcv has some' in output
 
 
 def test_a_batch_size_of_0_is_refused(npz_folder):

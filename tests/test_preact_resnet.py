@@ -12,6 +12,8 @@ from torch import nn
 import timm_preact  # noqa: F401
 from timm_preact.preact_resnet import MODEL_ARGS, PreActResNet
 from timm_preact.unit import PLACEMENTS, ResidualUnit
+from timm_preact.weights.keymaps import to_ours
+from timm_preact.weights.sources import SOURCES
 
 # Of every name, with 10 classes on CIFAR and 1000 on ImageNet. How the numbers hang together:
 # * 6n + 2 layers: each n adds 2 convolutions and their BatchNorms to each stage, 2 * (9 c^2 + 2 c) for c = 16, 32, 64,
@@ -26,6 +28,10 @@ from timm_preact.unit import PLACEMENTS, ResidualUnit
 #   512 * 128 + 9 * 128 * 128 + 128 * 512 + 2 * (128 + 128 + 512) = 280,064 each.
 # * Full pre-activation has no BatchNorm on projections, 2 * (256 + 512 + 1024 + 2048) = 7,680 fewer, and one on the
 #   stem's 64 channels more, as stem and first unit each have one: 7,552 fewer than the original.
+# * pytorchcv's nets have projections, 16 * 32 + 32 * 64 = 2,560 in the basic ones; with bottlenecks the stride alone
+#   differs. Its own table has the same counts.
+# * FAIR's: BatchNorms on the projections, 7,680, the biases of every convolution, 88,000, as the .t7 has them; Keras's:
+#   biases of the stem, of each last convolution and of the projections, no BatchNorm in the stem.
 PARAMETERS = {
     'preact_resnet20': 269_722,
     'preact_resnet56': 853_018,
@@ -58,9 +64,22 @@ PARAMETERS = {
     'preact_resnet152_orig': 60_192_808,
     'preact_resnet200_orig': 64_673_832,
     'preact_resnet101_bn_after_add': 44_549_160,
+    'preact_resnet200_fb': 64_666_280 + 7_680 + 88_000,
+    'preact_resnet20_pcv': 269_722 + 2_560,
+    'preact_resnet56_pcv': 853_018 + 2_560,
+    'preact_resnet110_pcv': 1_727_962 + 2_560,
+    'preact_resnet164_pcv': 1_703_258,
+    'preact_resnet272_pcv': 2_816_090,
+    'preact_resnet542_pcv': 5_598_170,
+    'preact_resnet1001_pcv': 10_327_706,
+    'preact_resnet1202_pcv': 19_423_834,
+    'preact_resnet50_keras': 25_568_360,
+    'preact_resnet101_keras': 44_577_896,
+    'preact_resnet152_keras': 60_236_904,
 }
-IMAGENET_NAMES = list(PARAMETERS)[-10:]
-CIFAR_NAMES = list(PARAMETERS)[:-10]
+FOREIGN_NAMES = [name for name in PARAMETERS if name.endswith(('_fb', '_pcv', '_keras'))]
+IMAGENET_NAMES = [name for name in PARAMETERS if name not in FOREIGN_NAMES and MODEL_ARGS[name].get('stem_type')]
+CIFAR_NAMES = [name for name in PARAMETERS if name not in FOREIGN_NAMES and name not in IMAGENET_NAMES]
 SMALL_IMAGENET = dict(layers=(2, 2, 2, 2), channels=(16, 32, 64, 128), stem_chs=16)
 
 
@@ -193,21 +212,6 @@ def test_a_bottleneck_has_its_stride_where_its_source_has_it(name, conv):
 # Against torchvision
 
 
-def from_torchvision(weights):
-    """A state dict of torchvision's ResNet under this project's keys."""
-    renamed = {}
-    for key, value in weights.items():
-        key = re.sub(r'^conv1\.', 'stem.conv.', key)
-        key = re.sub(r'^bn1\.', 'stem.norm.', key)
-        key = re.sub(r'^fc\.', 'head.fc.', key)
-        key = re.sub(r'^layer(\d)\.(\d+)\.', lambda m: f'stages.{int(m[1]) - 1}.blocks.{m[2]}.', key)
-        key = re.sub(r'\.conv(\d)\.', r'.residual.conv\1.', key)
-        key = re.sub(r'\.bn(\d)\.', r'.residual.norm\1.', key)
-        key = key.replace('downsample.0.', 'shortcut.conv.').replace('downsample.1.', 'shortcut.norm.')
-        renamed[key] = value
-    return renamed
-
-
 @pytest.mark.parametrize('name, kwargs, theirs', [
     ('preact_resnet18', dict(placement='orig'), 'resnet18'),
     ('preact_resnet152_orig', {}, 'resnet152'),
@@ -221,7 +225,7 @@ def test_an_original_net_computes_what_torchvisions_does(name, kwargs, theirs):
             nn.init.kaiming_uniform_(module.weight)
     nn.init.normal_(theirs.fc.bias)
     ours = timm.create_model(name, device='meta', **kwargs).eval()
-    ours.load_state_dict(from_torchvision(theirs.state_dict()), assign=True)
+    ours.load_state_dict(to_ours(theirs.state_dict(), 'torchvision', ours), assign=True)
     x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():
         expected = theirs(x)
@@ -248,8 +252,9 @@ def test_a_tag_describes_its_data_set(tag, classes, size, pool, mean, std):
 @pytest.mark.parametrize('name', PARAMETERS)
 def test_a_bare_name_has_the_classes_of_its_data_set(name):
     model = timm.create_model(name, device='meta')
-    assert model.num_classes == (1000 if name in IMAGENET_NAMES else 10)
-    assert model.pretrained_cfg['tag'] == ('in1k' if name in IMAGENET_NAMES else 'cifar10')
+    tag = 'in1k' if 'stem_type' in MODEL_ARGS[name] else 'cifar10'
+    assert model.num_classes == (1000 if tag == 'in1k' else 10)
+    assert model.pretrained_cfg['tag'] == (f'pcv_{tag}' if f'{name}.pcv_{tag}' in SOURCES else tag)
     assert {'stem.conv.weight', 'head.fc.weight', 'head.fc.bias'} <= set(model.state_dict())
 
 
@@ -333,7 +338,7 @@ def test_a_dilated_net_has_the_strided_nets_weights_where_stages_are_equally_wid
     assert keys[0] == keys[1]
 
 
-@pytest.mark.parametrize('name', [name for name in MODEL_ARGS if '1001' not in name])
+@pytest.mark.parametrize('name', [name for name in MODEL_ARGS if not re.search('542|1001|1202', name)])
 def test_every_net_is_made_in_a_device_context(name):
     with torch.device('meta'):
         model = timm.create_model(name)

@@ -33,6 +33,8 @@ NETS = {
     'preact_resnet18': IMAGENET,
     'preact_resnet50': IMAGENET,
     'preact_resnet101_orig': IMAGENET,
+    'preact_resnet200_fb': IMAGENET,
+    'preact_resnet50_keras': IMAGENET,
 }
 every_net = pytest.mark.parametrize('name', NETS)
 # Of each stem and number of convolutions one, for what is slow.

@@ -60,11 +60,12 @@ def list_models(
         pattern: str = typer.Argument('preact_*', help='Names to list, e.g. "preact_resnet110*".'),
         as_json: bool = typer.Option(False, '--json', help='Print JSON.'),
 ) -> None:
-    """List the networks: size, cost, the paper's error and ours, and which have weights.
+    """List the networks: size, cost, the errors of the paper, of published weights and ours, and which have weights.
 
     Example: `timm-preact list 'preact_resnet110*'`
     """
     from .catalog import MEASURED, PAPER, SIZES, depth_of
+    from .weights.sources import SOURCES
     names = [name for name in timm.list_models(pattern) if name in SIZES]
     if not names:
         raise UserError(f'no network matches {pattern}: try "preact_*".')
@@ -75,6 +76,7 @@ def list_models(
             key = f'{name}.{tag}'
             facts = dict(
                 paper_error=PAPER.get(name, {}).get(tag),
+                published_error=SOURCES[key].reported[0] if key in SOURCES else None,
                 our_error=MEASURED.get(key),
                 weights=timm.models.is_model_pretrained(key),
             )
@@ -89,14 +91,16 @@ def list_models(
     from rich.table import Table
     table = Table(
         box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption_justify='left',
-        caption='paper, ours: top-1 errors in %; MACs: multiply-adds for one image of the default data set')
+        caption='paper, published (as its publisher reports it), ours: top-1 errors in %; MACs: multiply-adds for one '
+                'image of the default data set')
     table.add_column('name', overflow='fold')
-    for heading in ('depth', 'params', 'MACs', 'data set', 'paper', 'ours', 'weights'):
+    for heading in ('depth', 'params', 'MACs', 'data set', 'paper', 'published', 'ours', 'weights'):
         table.add_column(heading, justify='left' if heading in ('data set', 'weights') else 'right', no_wrap=True)
     for row in rows:
         table.add_row(
             row['name'], str(row['depth']), f"{row['params'] / 1e6:.2f}M", f"{row['macs'] / 1e6:.0f}M", row['data_set'],
-            _error(row['paper_error']), _error(row['our_error']), 'yes' if row['weights'] else '-')
+            *(_error(row[key]) for key in ('paper_error', 'published_error', 'our_error')),
+            'yes' if row['weights'] else '-')
     print_table(table)
 
 
@@ -188,7 +192,7 @@ def demo(
 @one_sentence_errors
 def convert(
         source: str = typer.Argument(help='A name with tag, whose published weights are fetched, or a weight file: '
-                                          '.t7, .h5, .pth.zip, .pth, .safetensors.'),
+                                          '.t7, .h5, .params, .pth.zip, .pth, .safetensors.'),
         to: Path = typer.Option(help='New folder.'),
         name: Optional[str] = typer.Option(None, help='For a file: the network, with a tag of your choice.'),
         license: Optional[str] = typer.Option(None, help='For a file: its licence, e.g. apache-2.0.'),

@@ -12,6 +12,7 @@ from torchvision.datasets import ImageFolder
 
 from .data import DataError, ImageSet, load_image_set
 from .errors import UserError, check_name
+from .preact_resnet import MODEL_ARGS
 from .weights import WeightsError, read_weights
 
 __all__ = ['Images', 'Scores', 'class_names', 'evaluate', 'load_model', 'open_image', 'open_images', 'predict']
@@ -118,9 +119,8 @@ def load_model(name: str, weights: Optional[str] = None, device: str = 'cpu') ->
     """
     check_name(name)
     if weights is None:
-        if not timm.models.is_model_pretrained(name):
-            ours = ', '.join(timm.list_models('preact_*', pretrained=True))
-            raise UserError(f'{name} has no published weights: pass --weights, or choose one of {ours}.')
+        if name.partition('.')[0] not in MODEL_ARGS and not timm.models.is_model_pretrained(name):
+            raise UserError(f'{name} has no published weights: pass --weights, or choose another network.')
         return timm.create_model(name, pretrained=True).to(device).eval()
     state_dict, config = read_weights(Path(weights))
     architecture = config.get('architecture', name.split('.')[0])

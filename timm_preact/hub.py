@@ -25,6 +25,7 @@ from .weights import CHECKSUMS, WeightsError, digest_of, export_model, read_conf
 from .weights.fetch import describe, unpack
 from .weights.foreign import FOREIGN, read_foreign
 from .weights.keymaps import KEY_MAPS, source_of
+from .weights.mxnet import fold_input_norm
 from .weights.sources import SOURCES
 
 __all__ = [
@@ -37,7 +38,10 @@ NEEDED = ('model.safetensors', 'config.json', 'README.md')
 # How images are prepared, and what the classes are: a file's config.json says it, else its source
 INPUT_KEYS = (
     'input_size', 'test_input_size', 'interpolation', 'crop_pct', 'test_crop_pct', 'mean', 'std', 'label_names')
-INPUTS = {'timm_resnetv2': dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))}
+INPUTS = {
+    'timm_resnetv2': dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+    'gluon': dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), interpolation='bilinear'),
+}
 TOLERANCE = 1e-4  # of the largest logit, between machines and versions of torch in float32
 
 
@@ -70,9 +74,9 @@ def convert(
     """Make a folder with safetensors, config, card and golden logits.
 
     Args:
-        source: A registered 'name.tag' with published weights, which are fetched; or a weight file: .t7, .h5, .zip with
-            one .pth, .pth or .safetensors, with the names of any source of `timm_preact.weights.keymaps`. The
-            config.json beside a file says how its images are prepared.
+        source: A registered 'name.tag' with published weights, which are fetched; or a weight file: .t7, .h5, .params,
+            .pth, .safetensors, or a .zip with one of them, with the names of any source in
+            `timm_preact.weights.keymaps`. The config.json beside a file says how its images are prepared.
         folder: Must not exist, or be empty.
         name: For a file, the registered name to load it into, with a tag. The tag of a published source wants exactly
             the published file; any other is free.
@@ -121,7 +125,7 @@ def _load_file(
     file = file / 'model.safetensors' if file.is_dir() else file
     published = f'{name}.{tag}' in SOURCES
     with tempfile.TemporaryDirectory() as temporary:
-        inner = unpack(file, Path(temporary) / 'weights.pth') if file.suffix == '.zip' else file
+        inner = unpack(file, Path(temporary)) if file.suffix == '.zip' else file
         if published and f'{name}.{tag}' in CHECKSUMS:
             verify(inner, CHECKSUMS[f'{name}.{tag}'])
         config = {}
@@ -130,6 +134,9 @@ def _load_file(
         else:
             state_dict, config = read_weights(inner)
             layout = source_of(state_dict)
+    theirs = config.get('pretrained_cfg', INPUTS.get(layout, {}))
+    if layout == 'gluon':
+        state_dict, theirs = fold_input_norm(state_dict, theirs)
     if layout:
         model_args = {**KEY_MAPS[layout].model_args, **model_args}
     elif config.get('architecture') == name:
@@ -144,7 +151,6 @@ def _load_file(
     if published:
         model.pretrained_cfg.update(timm.get_pretrained_cfg(f'{name}.{tag}').to_dict())
         return model, model_args, None
-    theirs = config.get('pretrained_cfg', INPUTS.get(layout, {}))
     model.pretrained_cfg.update({key: theirs[key] for key in INPUT_KEYS if key in theirs})
     model.pretrained_cfg.update(tag=tag or 'custom', license=license or theirs.get('license'), origin_url=None)
     layout = KEY_MAPS[layout].title if layout else 'timm_preact'

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import urllib.error
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, Dict, Optional, Union
 
@@ -78,7 +79,7 @@ def weights_elsewhere(variant: str) -> str:
     """What somebody can do who wants weights for a name that has none."""
     others = sorted({name.partition('.')[0] for name in CHECKSUMS if name.partition('.')[0].startswith(f'{variant}_')})
     where = f'{" and ".join(others)} has some, in the layout of its publisher; or ' if others else ''
-    return f'{where}train it (python -m train.cifar) or pass pretrained=False.'
+    return f'{where}train it with train.cifar, name weights of your own, or pass pretrained=False.'
 
 
 def fetch(name: str, cache_dir: Optional[Union[str, Path]] = None) -> Path:
@@ -109,7 +110,7 @@ def fetch(name: str, cache_dir: Optional[Union[str, Path]] = None) -> Path:
         if not archive.exists():
             _download(url, fresh, folder)
         if archive.suffix == '.zip':
-            fresh = unpack(archive if archive.exists() else fresh, Path(temporary) / file.name)
+            fresh = unpack(archive if archive.exists() else fresh, Path(temporary))
         _check(name, fresh, record)
         os.replace(fresh, file)
     return file
@@ -124,16 +125,21 @@ def _download(url: str, file: Path, cache: Path) -> None:
             f'elsewhere and put it into {cache}.') from e
 
 
-def unpack(archive: Path, file: Path) -> Path:
-    """Write the one file in a .zip to `file`."""
+def unpack(archive: Path, folder: Path) -> Path:
+    """Write the one file in a .zip into `folder`, under an ending of its own.
+
+    Raises:
+        WeightsError: It is no .zip with one file, or one that is too large.
+    """
     try:
         with zipfile.ZipFile(archive) as members:
             [member] = members.infolist()
             if member.file_size > MAX_BYTES:
                 raise WeightsError(f'{archive} unpacks to over {MAX_BYTES >> 30} GiB: it is not the published file.')
+            file = folder / f'unpacked{Path(member.filename).suffix}'
             with members.open(member) as packed, open(file, 'wb') as unpacked:
                 shutil.copyfileobj(packed, unpacked, 1 << 20)
-    except (ValueError, zipfile.BadZipFile, EOFError, NotImplementedError) as e:
+    except (ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as e:  # RuntimeError: encrypted, ...
         if isinstance(e, WeightsError):
             raise
         raise WeightsError(f'{archive} is not a .zip with one file in it: delete it and fetch it again.') from e

@@ -6,6 +6,7 @@ import torch
 
 from .fair import read_fair
 from .keras import read_keras
+from .mxnet import read_mxnet
 
 __all__ = ['FOREIGN', 'read_foreign']
 
@@ -13,6 +14,7 @@ __all__ = ['FOREIGN', 'read_foreign']
 FOREIGN: Dict[str, Tuple[Callable[[Path], Dict[str, torch.Tensor]], str]] = {
     '.t7': (read_fair, 'fair'),
     '.h5': (read_keras, 'keras'),
+    '.params': (read_mxnet, 'gluon'),
 }
 
 

@@ -91,6 +91,17 @@ KEY_MAPS: Dict[str, KeyMap] = {
         'norm': 'post_bn',
         'head.fc': 'predictions',
     }),
+    # features.0 is a BatchNorm on the image, see `timm_preact.weights.mxnet.fold_input_norm`
+    'gluon': KeyMap('MXNet Gluon resnet_v2', {
+        'stem.conv': 'features.1',
+        'stem.norm': 'features.2',
+        'stages.S.blocks.U.pre': 'features.{s+5}.{u}.bn1',
+        'stages.S.blocks.U.residual.convI': 'features.{s+5}.{u}.conv{i}',
+        'stages.S.blocks.U.residual.normI': 'features.{s+5}.{u}.bn{i+1}',
+        'stages.S.blocks.U.shortcut.conv': 'features.{s+5}.{u}.downsample',
+        'norm': 'features.9',
+        'head.fc': 'output',
+    }),
     'timm_resnetv2': KeyMap('timm resnetv2', {
         'stem.conv': 'stem.conv',
         'stages.S.blocks.U.pre': 'stages.{s}.blocks.{u}.norm1',
@@ -117,6 +128,7 @@ _MARKS = {
     'pytorchcv_cifar': 'features.init_block.weight',
     'fair': '4.0.0.0.0.weight',
     'keras': 'conv2_block1_preact_bn.weight',
+    'gluon': 'features.5.0.bn1.weight',
     'timm_resnetv2': 'stages.0.blocks.0.norm1.weight',
     'torchvision': 'layer1.0.conv1.weight',
 }

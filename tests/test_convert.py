@@ -1,0 +1,260 @@
+"""Files of other implementations become verified folders by one command; what does not fit is refused in a sentence."""
+import json
+import struct
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from test_cli import refusal, run
+
+from timm_preact.hub import golden_error, verify_folder
+from timm_preact.weights import CHECKSUMS, WeightsError, digest_of
+from timm_preact.weights.mxnet import read_mxnet
+
+# Written by MXNet 1.9.1: ResNetV2(BottleneckV2, [2, 1, 1, 1], [8, 16, 24, 32, 40], classes=5) of its Gluon model zoo,
+# random weights, saved by save_parameters; and its logits for two CIFAR-10 images, prepared as ImageNet's are
+GLUON = Path(__file__).parent / 'data' / 'gluon_resnet_v2.params'
+GLUON_ARGS = dict(layers=(2, 1, 1, 1), channels=(16, 24, 32, 40), stem_chs=8)
+
+
+def kwargs_of(model_args):
+    return [word for key, value in model_args.items() for word in ('--model-kwargs', f'{key}={value}')]
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A folder converted from a small net of ours."""
+    model = timm.create_model('preact_resnet20', layers=(1, 1, 1))
+    save_file(model.state_dict(), tmp_path / 'small.safetensors')
+    run('convert', tmp_path / 'small.safetensors', '--name', 'preact_resnet20.mine_cifar10', '--license', 'mit',
+        '--model-kwargs', 'layers=(1, 1, 1)', '--to', tmp_path / 'small')
+    return tmp_path / 'small', model
+
+
+# What is made
+
+
+def test_a_shipped_network_converts_to_the_same_bits(tmp_path):
+    output = run('convert', 'preact_resnet20.cifar10', '--to', tmp_path / 'made')
+    sha256 = digest_of(tmp_path / 'made' / 'model.safetensors')
+    assert sha256 in output
+    assert CHECKSUMS['preact_resnet20.cifar10'] == f'sha256:{sha256}'
+    assert {path.name for path in (tmp_path / 'made').iterdir()} == {
+        'README.md', 'config.json', 'golden.safetensors', 'model.safetensors'}
+
+
+def test_a_folder_loads_into_timm_with_its_arguments_and_tag(small):
+    folder, model = small
+    loaded = timm.create_model(f'local-dir:{folder}', pretrained=True)
+    assert loaded.pretrained_cfg['tag'] == 'mine_cifar10' and loaded.pretrained_cfg['license'] == 'mit'
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], tensor)
+
+
+def test_the_card_says_what_was_converted_and_claims_no_result(small):
+    text = (small[0] / 'README.md').read_text()
+    assert 'from the file `small.safetensors`' in text and digest_of(small[0].parent / 'small.safetensors') in text
+    assert "hf-hub:ORG/preact_resnet20.mine_cifar10" in text
+    assert 'model-index' not in text and 'license: mit' in text
+
+
+def test_timms_weights_convert_with_timms_preparation(tmp_path):
+    theirs = timm.create_model('resnetv2_18', num_classes=7)
+    save_file(theirs.state_dict(), tmp_path / 'theirs.safetensors')
+    run('convert', tmp_path / 'theirs.safetensors', '--name', 'preact_resnet18.a1h_in1k', '--to', tmp_path / 'made')
+    ours = verify_folder(tmp_path / 'made')
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs.eval()(x), rtol=1e-4, atol=1e-5)
+    assert ours.num_classes == 7 and tuple(ours.pretrained_cfg['mean']) == (0.5, 0.5, 0.5)
+
+
+def test_the_config_beside_a_file_says_how_images_are_prepared(tmp_path):
+    theirs = timm.create_model('resnetv2_18')
+    timm.models.save_for_hf(theirs, tmp_path / 'theirs', safe_serialization=True)
+    config = json.loads((tmp_path / 'theirs' / 'config.json').read_text())
+    config['pretrained_cfg'].update(crop_pct=0.95, mean=[0.1, 0.2, 0.3], license='apache-2.0')
+    (tmp_path / 'theirs' / 'config.json').write_text(json.dumps(config))
+    run('convert', tmp_path / 'theirs', '--name', 'preact_resnet18.ra4_in1k', '--to', tmp_path / 'made')
+    cfg = json.loads((tmp_path / 'made' / 'config.json').read_text())['pretrained_cfg']
+    assert (cfg['crop_pct'], cfg['mean'], cfg['license']) == (0.95, [0.1, 0.2, 0.3], 'apache-2.0')
+
+
+def test_torchvisions_weights_convert(tmp_path):
+    theirs = torchvision.models.resnet101(num_classes=3)
+    torch.save(theirs.state_dict(), tmp_path / 'resnet101.pth')
+    run('convert', tmp_path / 'resnet101.pth', '--name', 'preact_resnet101_orig.tv_in1k', '--to', tmp_path / 'made')
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = theirs.eval()(x)
+        assert expected.std() > 1e-6
+        torch.testing.assert_close(verify_folder(tmp_path / 'made')(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('zipped', [False, True])
+def test_gluons_weights_give_gluons_logits_with_the_input_norm_folded_into_mean_and_std(tmp_path, zipped):
+    file = GLUON
+    if zipped:
+        file = tmp_path / 'gluon.zip'
+        with zipfile.ZipFile(file, 'w') as archive:
+            archive.write(GLUON, 'resnet_v2.params')
+    run('convert', file, '--name', 'preact_resnet50.gluon_in1k', *kwargs_of(GLUON_ARGS), '--to', tmp_path / 'made')
+    model = verify_folder(tmp_path / 'made')
+    mean, std = (torch.tensor(model.pretrained_cfg[key])[:, None, None] for key in ('mean', 'std'))
+    assert mean[0] != 0.485
+    with np.load(GLUON.with_suffix('.npz')) as theirs, torch.no_grad():
+        logits = model((torch.from_numpy(theirs['images']).permute(0, 3, 1, 2) / 255 - mean) / std)
+        assert np.abs(logits.numpy() - theirs['logits']).max() <= 1e-5 * np.abs(theirs['logits']).max()
+
+
+# Verification
+
+
+def test_verify_replays_the_stored_logits(small):
+    assert golden_error(small[0], verify_folder(small[0])) <= 1e-6
+    assert 'stored logits replayed' in run('verify', small[0])
+
+
+@pytest.mark.parametrize('name', ['model.safetensors', 'golden.safetensors'])
+def test_verify_refuses_a_flipped_bit(small, name):
+    content = bytearray((small[0] / name).read_bytes())
+    content[-1] ^= 1
+    (small[0] / name).write_bytes(content)
+    assert 'is damaged' in refusal('verify', small[0])
+
+
+def test_verify_refuses_weights_that_give_other_logits(small):
+    """Whole by every hash, but not the network that was converted."""
+    folder, _ = small
+    tensors = load_file(folder / 'model.safetensors')
+    tensors['norm.bias'] = tensors['norm.bias'] + 1
+    save_file(tensors, folder / 'model.safetensors')
+    config = json.loads((folder / 'config.json').read_text())
+    config['sha256'] = digest_of(folder / 'model.safetensors')
+    (folder / 'config.json').write_text(json.dumps(config))
+    assert 'gives other logits than when it was made' in refusal('verify', folder)
+
+
+@pytest.mark.parametrize('name', ['model.safetensors', 'config.json', 'README.md'])
+def test_verify_names_what_is_missing(small, name):
+    (small[0] / name).unlink()
+    assert f'has no {name}' in refusal('verify', small[0])
+
+
+def test_verify_measures_both_protocols_of_the_paper_and_records_them(tmp_path, sample):
+    for label in range(3):
+        folder = tmp_path / 'images' / f'class{label}'
+        folder.mkdir(parents=True)
+        for i in range(2):
+            Image.fromarray(sample.images[50 * label + i]).resize((350, 330)).save(folder / f'{i}.png')
+    theirs = timm.create_model('resnetv2_18', num_classes=3)
+    save_file(theirs.state_dict(), tmp_path / 'theirs.safetensors')
+    run('convert', tmp_path / 'theirs.safetensors', '--name', 'preact_resnet18.mine_in1k', '--license', 'mit', '--to',
+        tmp_path / 'made')
+    output = run('verify', tmp_path / 'made', '--data', tmp_path / 'images', '--record')
+    assert '224x224, crop 0.875: top-1' in output and '320x320, crop 1.0: top-1' in output and 'of 6 images' in output
+    evaluations = json.loads((tmp_path / 'made' / 'config.json').read_text())['evaluations']
+    assert [(e['input_size'], e['crop_pct'], e['images']) for e in evaluations] == [(224, 0.875, 6), (320, 1.0, 6)]
+    text = (tmp_path / 'made' / 'README.md').read_text()
+    assert f"value: {round(evaluations[0]['top1'], 2)}" in text and 'model-index' in text
+    verify_folder(tmp_path / 'made')
+
+
+# Refusals
+
+
+def test_a_file_needs_the_name_of_a_network(tmp_path):
+    save_file({'x': torch.zeros(1)}, tmp_path / 'x.safetensors')
+    assert 'say by --name' in refusal('convert', tmp_path / 'x.safetensors', '--to', tmp_path / 'made')
+    for name in ('resnet50', 'preact_resnet21'):
+        assert 'say by --name' in refusal(
+            'convert', tmp_path / 'x.safetensors', '--name', name, '--to', tmp_path / 'made')
+
+
+def test_a_source_that_is_neither_file_nor_tag_is_refused(tmp_path):
+    assert 'is no file and no name with a tag' in refusal('convert', 'preact_resnet50', '--to', tmp_path / 'made')
+    assert 'did you mean' in refusal('convert', 'preact_resnet50.pcv', '--to', tmp_path / 'made')
+
+
+def test_the_wrong_layout_is_refused_with_the_name_that_fits(tmp_path):
+    save_file(timm.create_model('resnetv2_34').state_dict(), tmp_path / 'theirs.safetensors')
+    output = refusal('convert', tmp_path / 'theirs.safetensors', '--name', 'preact_resnet18', '--to', tmp_path / 'made')
+    assert 'The layout is that of preact_resnet34 with stem_norm=False' in output
+    assert not (tmp_path / 'made').exists()
+
+
+def test_a_folder_in_the_way_is_left_alone(tmp_path):
+    (tmp_path / 'made').mkdir()
+    (tmp_path / 'made' / 'mine.txt').write_text('mine')
+    assert 'exists: name a new folder' in refusal('convert', 'preact_resnet20.cifar10', '--to', tmp_path / 'made')
+    assert [path.name for path in (tmp_path / 'made').iterdir()] == ['mine.txt']
+
+
+def test_a_failed_conversion_leaves_nothing(tmp_path):
+    (tmp_path / 'cut.params').write_bytes(GLUON.read_bytes()[:-100])
+    refusal('convert', tmp_path / 'cut.params', '--name', 'preact_resnet50', '--to', tmp_path / 'made')
+    assert [path.name for path in tmp_path.iterdir()] == ['cut.params']
+
+
+def test_a_file_under_a_published_tag_must_be_the_published_one(tmp_path):
+    file = tmp_path / 'mine.pth.zip'
+    with zipfile.ZipFile(file, 'w') as archive:
+        archive.writestr('mine.pth', b'not theirs')
+    output = refusal('convert', file, '--name', 'preact_resnet18.pcv_in1k', '--to', tmp_path / 'made')
+    assert 'is damaged (its sha1 is not 5651bc2dbb20' in output
+
+
+def test_an_argument_without_a_value_is_refused(tmp_path):
+    assert 'write it as key=value' in refusal(
+        'convert', GLUON, '--name', 'preact_resnet50', '--model-kwargs', 'stem_norm', '--to', tmp_path / 'made')
+
+
+def test_an_argument_that_the_network_does_not_have_is_refused(tmp_path):
+    assert 'colour' in refusal(
+        'convert', GLUON, '--name', 'preact_resnet50', '--model-kwargs', 'colour=1', '--to', tmp_path / 'made')
+
+
+def test_a_pickle_is_not_executed(tmp_path):
+    class Harm:
+        def __reduce__(self):
+            return exec, (f"open({str(tmp_path / 'harm')!r}, 'w').close()",)
+    torch.save({'state_dict': Harm()}, tmp_path / 'harm.pth')
+    output = refusal('convert', tmp_path / 'harm.pth', '--name', 'preact_resnet20', '--to', tmp_path / 'made')
+    assert 'is not a whole weight file' in output and not (tmp_path / 'harm').exists()
+
+
+def test_without_h5py_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'h5py', None)
+    (tmp_path / 'x.h5').write_bytes(b'x')
+    assert "pip install 'timm-preact[keras]'" in refusal(
+        'convert', tmp_path / 'x.h5', '--name', 'preact_resnet50_keras', '--to', tmp_path / 'made')
+
+
+# MXNet's files
+
+
+@pytest.mark.parametrize('size', [*range(0, 200, 7), 5000, 40_000])
+def test_a_cut_params_file_is_refused(tmp_path, size):
+    (tmp_path / 'cut.params').write_bytes(GLUON.read_bytes()[:size])
+    with pytest.raises(WeightsError, match='is no whole .params file'):
+        read_mxnet(tmp_path / 'cut.params')
+
+
+@pytest.mark.parametrize('at', range(0, 72, 4))
+@pytest.mark.parametrize('value', [-1, 2 ** 31 - 1, 7])
+def test_a_params_file_with_a_wrong_field_is_refused_or_read(tmp_path, at, value):
+    content = bytearray(GLUON.read_bytes())
+    struct.pack_into('<i', content, at, value)
+    (tmp_path / 'wrong.params').write_bytes(content)
+    try:
+        read_mxnet(tmp_path / 'wrong.params')
+    except WeightsError:
+        return
+    assert at in (44, 48) or at >= 56  # the device, and elements of the first array
