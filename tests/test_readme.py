@@ -4,6 +4,7 @@ from pathlib import Path
 
 from timm_preact.catalog import MEASURED, PAPER, SIZES, depth_of
 from timm_preact.preact_resnet import default_cfgs
+from timm_preact.weights.sources import SOURCES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
@@ -11,13 +12,15 @@ README = (ROOT / 'README.md').read_text()
 
 def names_table() -> str:
     """The README's table of names, from the catalog."""
-    lines = ['| name | depth | parameters | MACs | paper | ours |', '|---|--:|--:|--:|---|---|']
+    lines = ['| name | depth | parameters | MACs | paper | published weights | ours |', '|---|--:|--:|--:|---|---|---|']
     for name, size in SIZES.items():
         tags = default_cfgs[name].tags
         paper = ', '.join(f'{PAPER[name][tag]} ({tag})' for tag in tags if tag in PAPER.get(name, {}))
+        reported = ', '.join(
+            f"{SOURCES[f'{name}.{tag}'].reported[0]:.2f} ({tag})" for tag in tags if f'{name}.{tag}' in SOURCES)
         ours = ', '.join(f"{MEASURED[f'{name}.{tag}']:.2f} ({tag})" for tag in tags if f'{name}.{tag}' in MEASURED)
         lines.append(f"| `{name}` | {depth_of(name)} | {size.params / 1e6:.2f} M | {size.macs / 1e6:,.0f} M | "
-                     f"{paper or '-'} | {ours or '-'} |")
+                     f"{paper or '-'} | {reported or '-'} | {ours or '-'} |")
     return '\n'.join(lines)
 
 
