@@ -1,16 +1,48 @@
-"""Real data for every test: the CIFAR-10 test images that ship with the package, written as users have theirs."""
+"""Real data and a Hub for every test: the CIFAR-10 test images that ship with the package, written as users have
+theirs, and a server on this machine in place of huggingface.co."""
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
-
-os.environ['HF_HUB_OFFLINE'] = '1'  # read by huggingface_hub when timm imports it: no test reaches for a network
-sys.path.append(str(Path(__file__).parents[1]))  # for train/; last: the package tested is the installed one
 
 import numpy as np
 import pytest
+from hub_server import Hub
 
-import timm_preact  # noqa: F401
-from timm_preact.data import ImageSet, load_sample
+# huggingface_hub reads its environment once, when timm imports it: whatever a test asks of a Hub, it asks of this one
+assert 'huggingface_hub' not in sys.modules
+HUB = Hub()
+HUB.start()
+TEMPORARY = tempfile.TemporaryDirectory(prefix='timm_preact_tests_')  # removed when the tests end
+for name in [n for n in os.environ if n.startswith(('HF_', 'HUGGING', 'TRANSFORMERS_', 'TIMM_PREACT_'))]:
+    del os.environ[name]
+os.environ.update(
+    HF_ENDPOINT=HUB.url,
+    HF_HOME=f'{TEMPORARY.name}/huggingface',
+    HF_HUB_DISABLE_XET='1',  # its protocol is not the server's, and the client has no way back from it
+    HF_HUB_DISABLE_TELEMETRY='1',
+    HF_HUB_DISABLE_PROGRESS_BARS='1',
+    NO_PROXY='localhost,127.0.0.1',
+    TORCH_HOME=f'{TEMPORARY.name}/torch',
+)
+sys.path.append(str(Path(__file__).parents[1]))  # for train/; last: the package tested is the installed one
+
+import timm_preact  # noqa: E402, F401
+from timm_preact.data import ImageSet, load_sample  # noqa: E402
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A running Hub without repositories, faults or requests; the cache is empty and nobody is logged in."""
+    HUB.reset()
+    HUB.start()
+    shutil.rmtree(f"{os.environ['HF_HOME']}/hub", ignore_errors=True)
+    for name in ('HF_TOKEN', 'TIMM_PREACT_HUB_ORG'):
+        monkeypatch.delenv(name, raising=False)
+    yield HUB
+    HUB.start()
+    assert HUB.errors == [], 'the test server itself failed'
 
 
 @pytest.fixture(scope='session')

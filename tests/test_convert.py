@@ -47,7 +47,7 @@ def test_a_shipped_network_converts_to_the_same_bits(tmp_path):
     assert sha256 in output
     assert CHECKSUMS['preact_resnet20.cifar10'] == f'sha256:{sha256}'
     assert {path.name for path in (tmp_path / 'made').iterdir()} == {
-        'README.md', 'config.json', 'golden.safetensors', 'model.safetensors'}
+        'README.md', 'config.json', 'golden.npz', 'model.safetensors'}
 
 
 def test_a_folder_loads_into_timm_with_its_arguments_and_tag(small):
@@ -122,7 +122,7 @@ def test_verify_replays_the_stored_logits(small):
     assert 'stored logits replayed' in run('verify', small[0])
 
 
-@pytest.mark.parametrize('name', ['model.safetensors', 'golden.safetensors'])
+@pytest.mark.parametrize('name', ['model.safetensors', 'golden.npz'])
 def test_verify_refuses_a_flipped_bit(small, name):
     content = bytearray((small[0] / name).read_bytes())
     content[-1] ^= 1

@@ -2,17 +2,17 @@
 
 `convert` makes one, `verify_folder` checks it, `publish` pushes it.
 """
+import io
 import json
 import os
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import timm
 import torch
-from safetensors.torch import load_file, save
 from torch import nn
 
 from .card import card
@@ -30,10 +30,11 @@ from .weights.sources import SOURCES
 
 __all__ = [
     'FILES', 'HubError', 'Published', 'convert', 'golden_error', 'measure', 'publish', 'record', 'verify_folder',
+    'write_golden',
 ]
 
 # What is published, in this order; nothing else in a folder is, so no pickle either
-FILES = ('model.safetensors', 'golden.safetensors', 'config.json', 'curves.png', 'README.md')
+FILES = ('model.safetensors', 'golden.npz', 'config.json', 'curves.png', 'README.md')
 NEEDED = ('model.safetensors', 'config.json', 'README.md')
 # How images are prepared, and what the classes are: a file's config.json says it, else its source
 INPUT_KEYS = (
@@ -106,8 +107,8 @@ def convert(
         made = Path(temporary) / 'made'
         made.mkdir()
         export_model(model, made, model_args)
-        write_atomically(made / 'golden.safetensors', save(golden(model.eval())))
-        config = dict(read_config(made / 'config.json'), golden_sha256=digest_of(made / 'golden.safetensors'))
+        write_golden(made, model)
+        config = dict(read_config(made / 'config.json'), golden_sha256=digest_of(made / 'golden.npz'))
         _write_config(made, dict(config, origin=origin) if origin else config)
         os.replace(made, folder)
     return config['sha256']
@@ -163,8 +164,8 @@ def _write_config(folder: Path, config: Dict[str, Any]) -> None:
     write_atomically(folder / 'README.md', card(config).encode())
 
 
-def golden(model: nn.Module) -> Dict[str, torch.Tensor]:
-    """Two real images at the model's input size, uint8 (2, 3, height, width), and its logits (2, classes) for them."""
+def write_golden(folder: Path, model: nn.Module) -> None:
+    """Write two real images at the model's input size, uint8 (2, 3, height, width), and its logits (2, classes)."""
     from PIL import Image
     channels, *size = model.pretrained_cfg['input_size']
     images = load_sample().images[[0, 150]]
@@ -174,7 +175,9 @@ def golden(model: nn.Module) -> Dict[str, torch.Tensor]:
     resized = [Image.fromarray(image).convert(mode).resize(size[::-1]) for image in images]
     pixels = torch.from_numpy(np.stack([np.array(image) for image in resized]).reshape(2, *size, channels))
     pixels = pixels.permute(0, 3, 1, 2).contiguous()
-    return dict(images=pixels, logits=_logits(model, pixels))
+    content = io.BytesIO()
+    np.savez(content, images=pixels, logits=_logits(model.eval(), pixels))
+    write_atomically(folder / 'golden.npz', content.getvalue())
 
 
 def _logits(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
@@ -207,14 +210,14 @@ def verify_folder(folder: Path) -> nn.Module:
 
 def golden_error(folder: Path, model: nn.Module) -> Optional[float]:
     """The largest difference from the stored logits as a share of the largest logit, None where none are stored."""
-    file = folder / 'golden.safetensors'
+    file = folder / 'golden.npz'
     digest = read_config(folder / 'config.json').get('golden_sha256')
     if digest is None and not file.exists():
         return None
     verify(file, f'sha256:{digest}')
-    stored = load_file(file)
-    difference = (_logits(model, stored['images']) - stored['logits']).abs().max()
-    return (difference / stored['logits'].abs().max()).item()
+    with np.load(file, allow_pickle=False) as stored:
+        images, logits = torch.from_numpy(stored['images']), torch.from_numpy(stored['logits'])
+    return ((_logits(model, images) - logits).abs().max() / logits.abs().max()).item()
 
 
 def measure(
@@ -223,7 +226,6 @@ def measure(
         split: str,
         batch_size: int = 50,
         device: str = 'cpu',
-        advance: Callable[[int], None] = lambda done: None,
 ) -> List[Dict[str, Any]]:
     """Top-1 and top-5 accuracy as the paper tests: 224x224 from crop 0.875, and 320x320 from a shorter side of 320.
 
@@ -237,7 +239,7 @@ def measure(
     results = []
     for size, crop_pct in protocols:
         images = open_images(data, split, eval_transform(model, size, crop_pct))
-        scores = evaluate(model.to(device), images, batch_size, device, advance)
+        scores = evaluate(model.to(device), images, batch_size, device)
         results.append(dict(
             data=Path(data).name, split=split, images=scores.images, input_size=size, crop_pct=crop_pct,
             top1=round(scores.top1, 4), top5=round(scores.top5, 4)))
@@ -265,18 +267,20 @@ def publish(
         repo_id: ORG/NAME.
         revision: Branch, made if it does not exist; None for main.
         private: Make a new repository private.
-        dry_run: Check everything that can be checked without writing.
+        dry_run: Check the folder and send nothing.
 
     Raises:
         UserError: The folder is not fit to be published, or the Hub refuses it.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.utils import validate_repo_id
     verify_folder(folder)
     text = _check_card(folder)
     files = [name for name in FILES if (folder / name).is_file()]
     api = HfApi(library_name='timm_preact')
     url = f'{api.endpoint}/{repo_id}'
     with _hub_errors(repo_id):
+        validate_repo_id(repo_id)
         if dry_run:
             return Published(url, None, files, False)
         text.validate()

@@ -50,7 +50,7 @@ def config_of_run(name: str, config: Dict[str, Any], result: Dict[str, Any]) -> 
         data=name.rpartition('.')[2], split='test', images=scores['images'], input_size=size,
         crop_pct=config['pretrained_cfg']['crop_pct'], top1=scores['top1'], top5=scores['top5'])
     return dict(
-        config, golden_sha256=digest_of(CARDS / name / 'golden.safetensors'), evaluations=[evaluation])
+        config, golden_sha256=digest_of(CARDS / name / 'golden.npz'), evaluations=[evaluation])
 
 
 def config_of_source(name: str) -> Dict[str, Any]:

@@ -11,12 +11,11 @@ import os
 from pathlib import Path
 
 import typer
-from safetensors.torch import save
 
 from timm_preact.errors import UserError, one_sentence_errors
 from timm_preact.evaluation import eval_transform, evaluate, load_model, open_images
 from timm_preact.files import write_atomically
-from timm_preact.hub import golden
+from timm_preact.hub import write_golden
 from timm_preact.weights import SHIPPED
 from train.cards import CARDS, RESULTS, config_of_run, write_card
 
@@ -47,7 +46,7 @@ def ship(run: Path, tag: str, data: str) -> None:
     link.symlink_to(os.path.relpath(weights, folder))
     write_atomically(RESULTS / f"{name}.seed{result['seed']}.json", json.dumps(result, indent=1).encode())
     write_atomically(folder / 'curves.png', (run / 'curves.png').read_bytes())
-    write_atomically(folder / 'golden.safetensors', save(golden(model)))
+    write_golden(folder, model)
     write_card(name, config_of_run(name, json.loads((run / 'config.json').read_text()), result), result)
     print(f"CHECKSUMS: '{name}': 'sha256:{result['weights_sha256']}',\nMEASURED: '{name}': {round(scores.error, 4)},")
 

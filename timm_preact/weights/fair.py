@@ -3,6 +3,7 @@
 The modules of the published resnet-200.t7 (weights of facebookarchive/fb.resnet.torch, as of its commit c530106):
 convolution, BN, ReLU, max-pool, four stages, Copy, BN, ReLU, average-pool, View, Linear.
 """
+from itertools import islice
 from pathlib import Path
 from typing import Any, Dict, Iterator, Tuple
 
@@ -19,6 +20,7 @@ NORMS = ('SpatialBatchNormalization', 'BatchNormalization')
 WITHOUT_TENSORS = (
     'CAddTable', 'Copy', 'Identity', 'ReLU', 'SpatialAveragePooling', 'SpatialMaxPooling', 'View')
 EPS = 1e-5
+MAX_MODULES = 10_000  # a file may refer to a module many times
 
 
 def read_fair(path: Path) -> Dict[str, torch.Tensor]:
@@ -28,11 +30,14 @@ def read_fair(path: Path) -> Dict[str, torch.Tensor]:
         Torch7Error: The file is no Torch7 file, or holds something other than such a network.
     """
     try:
-        return {
-            f'{place}.{leaf}': torch.from_numpy(np.array(array, dtype=np.float32))
-            for place, module in _leaves(read_torch7(path))
+        views = {
+            f'{place}.{leaf}': array
+            for place, module in islice(_leaves(read_torch7(path)), MAX_MODULES)
             for leaf, array in _tensors(module).items()
         }
+        if sum(array.nbytes for array in views.values()) > 2 * path.stat().st_size:  # running_std becomes twice as wide
+            raise _Unexpected('its tensors overlap')
+        return {key: torch.from_numpy(np.array(array, dtype=np.float32)) for key, array in views.items()}
     except _Unexpected as e:
         raise Torch7Error(f'{path} is no network of fb.resnet.torch ({e}): name a file like resnet-200.t7.') from e
 
@@ -48,14 +53,14 @@ def _class_of(module: Any) -> str:
 
 
 def _leaves(module: Any, place: Tuple[str, ...] = ()) -> Iterator[Tuple[str, TorchObject]]:
-    """(place, module) of the modules that are no containers, in order; a module has one place."""
+    """(place, module) of the modules that are no containers, in order."""
     if len(place) > 8:
         raise _Unexpected('its modules nest without end')
     if _class_of(module) not in CONTAINERS:
         yield '.'.join(place), module
         return
     modules = module.fields.get('modules')
-    if not isinstance(modules, dict) or list(modules) != list(range(1, len(modules) + 1)):
+    if not isinstance(modules, dict) or not modules or list(modules) != list(range(1, len(modules) + 1)):
         raise _Unexpected('a container has no list of modules')
     for number, child in modules.items():
         yield from _leaves(child, (*place, str(number - 1)))

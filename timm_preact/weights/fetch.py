@@ -55,7 +55,7 @@ def locate(variant: str, cfg: Any, cache_dir: Optional[str] = None) -> Dict[str,
     if cfg.source == 'hf-hub' or (cfg.hf_hub_id and not cfg.file and not cfg.state_dict):
         repo_id, _, revision = cfg.hf_hub_id.partition('@')
         file = from_hub(repo_id, revision or None, cache_dir=cache_dir)
-        return dict(source=None, file=str(file)) if file else {}
+        return dict(source=None, file=str(file), custom_load=False) if file else {}
     if cfg.state_dict or (cfg.file and cfg.file != shipped_weights(name)):
         return {}
     if cfg.file:
@@ -85,9 +85,8 @@ def weights_elsewhere(variant: str) -> str:
 def fetch(name: str, cache_dir: Optional[Union[str, Path]] = None) -> Path:
     """The published file of 'name.tag', from the cache or the network, verified.
 
-    A .pth.zip is unpacked; what is returned is the .pth. A file whose publisher states no checksum must
-    hold exactly the tensors of its network; its sha256 is recorded beside it when it is first seen, and holds from then
-    on.
+    A .pth.zip is unpacked; what is returned is the .pth. A file whose publisher states no checksum must hold exactly
+    the tensors of its network; its sha256 is recorded beside it when it is first seen, and holds from then on.
 
     Args:
         name: A key of SOURCES.

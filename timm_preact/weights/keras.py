@@ -28,15 +28,15 @@ def read_keras(path: Path) -> Dict[str, torch.Tensor]:
     try:
         with h5py.File(path, 'r') as file:
             root = file['model_weights'] if 'model_weights' in file else file
-            layers = [_text(name) for name in root.attrs['layer_names']]
-            return {
-                f'{layer}.{leaf}': tensor
-                for layer in layers
-                for leaf, tensor in _tensors(root[layer], path.stat().st_size).items()
+            data = {
+                f'{layer}.{leaf}': array
+                for layer in map(_text, root.attrs['layer_names'])
+                for leaf, array in _arrays(root[layer]).items()
             }
+            if sum(array.nbytes for array in data.values()) > path.stat().st_size:
+                raise ValueError('it is smaller than its tensors')
+            return {key: _tensor(array) for key, array in data.items()}
     except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as e:
-        if isinstance(e, WeightsError):
-            raise
         raise WeightsError(f'{path} is no whole file of Keras weights ({e}): fetch it again.') from e
 
 
@@ -44,15 +44,19 @@ def _text(name: Any) -> str:
     return name.decode() if isinstance(name, bytes) else str(name)
 
 
-def _tensors(group: Any, file_size: int) -> Dict[str, torch.Tensor]:
-    tensors = {}
+def _arrays(group: Any) -> Dict[str, Any]:
+    """A layer's data sets by PyTorch's names; nothing is read yet."""
+    arrays = {}
     for name in map(_text, group.attrs['weight_names']):
-        data = group[name]
-        if data.external or data.is_virtual or data.nbytes > file_size:
-            raise WeightsError(f'{group.file.filename}: {name} is not stored in the file: fetch the published file.')
-        leaf = LEAVES[name.rpartition('/')[2].partition(':')[0]]
-        array = np.asarray(data[()], dtype=np.float32)
-        if array.ndim > 1:  # (height, width, in, out) or (in, out)
-            array = array.transpose(*((3, 2, 0, 1) if array.ndim == 4 else (1, 0)))
-        tensors[leaf] = torch.from_numpy(np.ascontiguousarray(array))
-    return tensors
+        array = group[name]
+        if array.external or array.is_virtual or array.file != group.file:
+            raise ValueError(f'{name} is not in the file')
+        arrays[LEAVES[name.rpartition('/')[2].partition(':')[0]]] = array
+    return arrays
+
+
+def _tensor(array: Any) -> torch.Tensor:
+    values = np.asarray(array[()], dtype=np.float32)
+    if values.ndim > 1:  # (height, width, in, out) or (in, out)
+        values = values.transpose(*((3, 2, 0, 1) if values.ndim == 4 else (1, 0)))
+    return torch.from_numpy(np.ascontiguousarray(values))

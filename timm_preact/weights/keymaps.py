@@ -25,6 +25,7 @@ class KeyMap(NamedTuple):
 
     Attributes:
         title: The source, for messages.
+        mark: A tensor of theirs that no other source has.
         modules: Module of ours -> module of theirs.
         conv_head: The classifier is a 1x1 convolution there.
         bias_optional: A convolution without bias stands for one with zeros.
@@ -32,6 +33,7 @@ class KeyMap(NamedTuple):
         model_args: Constructor arguments that give a registered name this layout.
     """
     title: str
+    mark: str
     modules: Dict[str, str]
     conv_head: bool = False
     bias_optional: bool = False
@@ -61,17 +63,17 @@ _PYTORCHCV = {
 }
 
 KEY_MAPS: Dict[str, KeyMap] = {
-    'pytorchcv_imagenet': KeyMap('pytorchcv (ImageNet)', {
+    'pytorchcv_imagenet': KeyMap('pytorchcv (ImageNet)', mark='features.init_block.conv.weight', modules={
         'stem.conv': 'features.init_block.conv',
         'stem.norm': 'features.init_block.bn',
         **_PYTORCHCV,
     }),
-    'pytorchcv_cifar': KeyMap('pytorchcv (CIFAR)', {
+    'pytorchcv_cifar': KeyMap('pytorchcv (CIFAR)', mark='features.init_block.weight', modules={
         'stem.conv': 'features.init_block',
         **_PYTORCHCV,
     }),
     # Modules counted from 0; a unit is a Sequential of a ConcatTable (branch, shortcut) and a CAddTable
-    'fair': KeyMap("FAIR's preresnet", {
+    'fair': KeyMap("FAIR's preresnet", mark='4.0.0.0.0.weight', modules={
         'stem.conv': '0',
         'stem.norm': '1',
         'stages.S.blocks.U.pre': '{s+4}.{u}.0.0.0',
@@ -82,7 +84,7 @@ KEY_MAPS: Dict[str, KeyMap] = {
         'norm': '9',
         'head.fc': '13',
     }, bias_optional=True, wide_norm=True),
-    'keras': KeyMap('Keras ResNetV2', {
+    'keras': KeyMap('Keras ResNetV2', mark='conv2_block1_preact_bn.weight', modules={
         'stem.conv': 'conv1_conv',
         'stages.S.blocks.U.pre': 'conv{s+2}_block{u+1}_preact_bn',
         'stages.S.blocks.U.residual.convI': 'conv{s+2}_block{u+1}_{i}_conv',
@@ -92,7 +94,7 @@ KEY_MAPS: Dict[str, KeyMap] = {
         'head.fc': 'predictions',
     }),
     # features.0 is a BatchNorm on the image, see `timm_preact.weights.mxnet.fold_input_norm`
-    'gluon': KeyMap('MXNet Gluon resnet_v2', {
+    'gluon': KeyMap('MXNet Gluon resnet_v2', mark='features.5.0.bn1.weight', modules={
         'stem.conv': 'features.1',
         'stem.norm': 'features.2',
         'stages.S.blocks.U.pre': 'features.{s+5}.{u}.bn1',
@@ -102,7 +104,7 @@ KEY_MAPS: Dict[str, KeyMap] = {
         'norm': 'features.9',
         'head.fc': 'output',
     }),
-    'timm_resnetv2': KeyMap('timm resnetv2', {
+    'timm_resnetv2': KeyMap('timm resnetv2', mark='stages.0.blocks.0.norm1.weight', modules={
         'stem.conv': 'stem.conv',
         'stages.S.blocks.U.pre': 'stages.{s}.blocks.{u}.norm1',
         'stages.S.blocks.U.residual.convI': 'stages.{s}.blocks.{u}.conv{i}',
@@ -111,7 +113,7 @@ KEY_MAPS: Dict[str, KeyMap] = {
         'norm': 'norm',
         'head.fc': 'head.fc',
     }, conv_head=True, model_args=dict(stem_norm=False)),
-    'torchvision': KeyMap('torchvision resnet', {
+    'torchvision': KeyMap('torchvision resnet', mark='layer1.0.conv1.weight', modules={
         'stem.conv': 'conv1',
         'stem.norm': 'bn1',
         'stages.S.blocks.U.residual.convI': 'layer{s+1}.{u}.conv{i}',
@@ -122,21 +124,9 @@ KEY_MAPS: Dict[str, KeyMap] = {
     }),
 }
 
-# Tensors that only this source has
-_MARKS = {
-    'pytorchcv_imagenet': 'features.init_block.conv.weight',
-    'pytorchcv_cifar': 'features.init_block.weight',
-    'fair': '4.0.0.0.0.weight',
-    'keras': 'conv2_block1_preact_bn.weight',
-    'gluon': 'features.5.0.bn1.weight',
-    'timm_resnetv2': 'stages.0.blocks.0.norm1.weight',
-    'torchvision': 'layer1.0.conv1.weight',
-}
-
-
 def source_of(state_dict: Dict[str, torch.Tensor]) -> Optional[str]:
     """The key of KEY_MAPS that names these tensors, None if none does."""
-    return next((source for source, mark in _MARKS.items() if mark in state_dict), None)
+    return next((source for source, keymap in KEY_MAPS.items() if keymap.mark in state_dict), None)
 
 
 def to_ours(state_dict: Dict[str, torch.Tensor], source: str, model: nn.Module) -> Dict[str, torch.Tensor]:
