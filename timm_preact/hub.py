@@ -283,7 +283,7 @@ def publish(
         validate_repo_id(repo_id)
         if dry_run:
             return Published(url, None, files, False)
-        text.validate()
+        _validate_card(text, api.endpoint)
         api.create_repo(repo_id, private=private, exist_ok=True)
         if revision:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
@@ -307,6 +307,15 @@ def _check_card(folder: Path) -> Any:
     if text.data.library_name != 'timm' or not text.data.license:
         raise HubError(f'README.md of {folder} needs library_name: timm and a license in its front matter: add them.')
     return text
+
+
+def _validate_card(text: Any, endpoint: str) -> None:
+    """Have the Hub read the card before anything is sent; the client's own check asks huggingface.co up to 0.27."""
+    from huggingface_hub.utils import get_session, hf_raise_for_status
+    response = get_session().post(f'{endpoint}/api/validate-yaml', json=dict(repoType='model', content=str(text)))
+    if response.status_code == 400:
+        raise HubError(f'the Hub does not accept the card ({" ".join(response.text.split())}): correct README.md.')
+    hf_raise_for_status(response)
 
 
 def _read_back(folder: Path, files: List[str], repo_id: str, commit: str) -> None:
@@ -338,8 +347,6 @@ def _hub_errors(repo_id: str) -> Iterator[None]:
             412: 'somebody else committed meanwhile: look at their commit and publish again',
         }.get(status, 'try again later; nothing that was sent is lost')
         raise HubError(f'{repo_id}: the Hub answered {status}, {advice}.') from e
-    except ValueError as e:
-        raise HubError(f'{repo_id}: the Hub does not accept the card ({describe(e)}): correct its front matter.') from e
     except Exception as e:  # the client's HTTP library has its own classes
         raise HubError(f'{repo_id} cannot be published ({describe(e)}): check the network and publish again; nothing '
                        f'that was sent is lost.') from e

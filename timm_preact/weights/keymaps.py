@@ -124,6 +124,7 @@ KEY_MAPS: Dict[str, KeyMap] = {
     }),
 }
 
+
 def source_of(state_dict: Dict[str, torch.Tensor]) -> Optional[str]:
     """The key of KEY_MAPS that names these tensors, None if none does."""
     return next((source for source, keymap in KEY_MAPS.items() if keymap.mark in state_dict), None)
@@ -153,8 +154,8 @@ def to_ours(state_dict: Dict[str, torch.Tensor], source: str, model: nn.Module) 
             raise LayoutError(f'{keymap.title}: {theirs}, which would be {key}, is missing.')
         if key == 'head.fc.weight' and keymap.conv_head:
             tensor = tensor.flatten(1)
-        if keymap.wide_norm and '.residual.norm2.' in key and tensor.shape == (4 * len(target),):
-            tensor = _narrow(tensor, len(target), theirs)
+        if keymap.wide_norm and '.residual.norm2.' in key and tensor.ndim == 1 and len(tensor) == 4 * len(target):
+            tensor = _narrow(tensor, theirs)
         if key not in head and _but_input(key, tensor.shape) != _but_input(key, target.shape):
             raise LayoutError(
                 f'{keymap.title}: {theirs} has the shape {tuple(tensor.shape)}, {key} has {tuple(target.shape)}.')
@@ -168,7 +169,8 @@ def _but_input(key: str, shape: Tuple[int, ...]) -> Tuple[int, ...]:
     return (shape[0], *shape[2:]) if key == 'stem.conv.weight' else tuple(shape)
 
 
-def _narrow(tensor: torch.Tensor, channels: int, name: str) -> torch.Tensor:
+def _narrow(tensor: torch.Tensor, name: str) -> torch.Tensor:
+    channels = len(tensor) // 4
     rest = tensor[channels:]
     untouched = {'running_mean': 0., 'running_var': 1.}.get(name.rpartition('.')[2])
     if untouched is not None and not torch.allclose(rest, torch.full_like(rest, untouched), atol=1e-2):
