@@ -47,11 +47,12 @@ def locate(variant: str, cfg: Any, cache_dir: Optional[str] = None) -> Dict[str,
     """
     name = f'{variant}.{cfg.tag}'
     if cfg.source == 'local-dir':
-        folder = Path(cfg.file)
-        checksum = read_config(folder / 'config.json').get('sha256')
-        if checksum and (folder / 'model.safetensors').exists():
-            verify(folder / 'model.safetensors', f'sha256:{checksum}')
-        return {}
+        file = Path(cfg.file) / 'model.safetensors'
+        checksum = read_config(file.with_name('config.json')).get('sha256')
+        if not checksum or not file.exists():
+            return {}
+        verify(file, f'sha256:{checksum}')
+        return dict(source=None, file=str(file), custom_load=False)
     if cfg.source == 'hf-hub' or (cfg.hf_hub_id and not cfg.file and not cfg.state_dict):
         repo_id, _, revision = cfg.hf_hub_id.partition('@')
         file = from_hub(repo_id, revision or None, cache_dir=cache_dir)
