@@ -1,6 +1,7 @@
 """Files of other implementations become verified folders by one command; what does not fit is refused in a sentence."""
 import json
 import struct
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -201,6 +202,16 @@ def test_a_failed_conversion_leaves_nothing(tmp_path):
     (tmp_path / 'cut.params').write_bytes(GLUON.read_bytes()[:-100])
     refusal('convert', tmp_path / 'cut.params', '--name', 'preact_resnet50', '--to', tmp_path / 'made')
     assert [path.name for path in tmp_path.iterdir()] == ['cut.params']
+
+
+def test_a_full_disk_leaves_nothing(tmp_path):
+    """A limit of 500 kB a file stands in for the disk: the weights have 1.1 MB."""
+    code = ('import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000));'
+            f'sys.argv[1:] = ["convert", "preact_resnet20.cifar10", "--to", {str(tmp_path / "made")!r}];'
+            'from timm_preact.cli import run; run()')
+    process = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert process.returncode == 2 and 'cannot be written' in process.stderr and 'make room' in process.stderr
+    assert process.stderr.count('\n') == 1 and list(tmp_path.iterdir()) == []
 
 
 def test_a_file_under_a_published_tag_must_be_the_published_one(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Dict, Optional, Tuple, Union
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from ..errors import UserError
@@ -65,11 +66,17 @@ def export_model(model: nn.Module, folder: Path, model_args: Optional[Dict[str, 
 
     Returns:
         The sha256 of model.safetensors, which config.json holds as well.
+
+    Raises:
+        WeightsError: There is no room.
     """
     from timm.models import save_for_hf
     model = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
-    with tempfile.TemporaryDirectory() as temporary:
-        save_for_hf(model, temporary, model_args=model_args, safe_serialization=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix='.export-') as temporary:
+        try:
+            save_for_hf(model, temporary, model_args=model_args, safe_serialization=True)
+        except SafetensorError as e:
+            raise WeightsError(f'weights cannot be written into {folder} ({e}): make room there.') from e
         weights = Path(temporary) / 'model.safetensors'
         sha256 = digest_of(weights)
         config = json.loads((Path(temporary) / 'config.json').read_text())
