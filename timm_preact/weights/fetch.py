@@ -5,6 +5,7 @@ of the pretrained config that names a verified file. Files by url lie in torch.h
 """
 import http.client
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -106,23 +107,26 @@ def fetch(name: str, cache_dir: Optional[Union[str, Path]] = None) -> Path:
         return file
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix='.fetching-') as temporary:
-        fresh = Path(temporary) / archive.name
-        if not archive.exists():
-            _download(url, fresh, folder)
-        if archive.suffix == '.zip':
-            fresh = unpack(archive if archive.exists() else fresh, Path(temporary))
-        _check(name, fresh, record)
+        fresh = archive if archive.exists() else _download(url, Path(temporary) / archive.name, folder)
+        try:
+            if archive.suffix == '.zip':
+                fresh = unpack(fresh, Path(temporary))
+            _check(name, fresh, record)
+        except WeightsError as e:
+            culprit = str(archive) if archive.exists() else url
+            raise type(e)(re.sub(rf'{re.escape(temporary)}/\S+', lambda _: culprit, str(e))) from e
         os.replace(fresh, file)
     return file
 
 
-def _download(url: str, file: Path, cache: Path) -> None:
+def _download(url: str, file: Path, cache: Path) -> Path:
     try:
         torch.hub.download_url_to_file(url, str(file), progress=sys.stderr.isatty())
     except (urllib.error.URLError, http.client.HTTPException, OSError) as e:
         raise WeightsError(
             f'{url} cannot be fetched ({getattr(e, "reason", None) or e}): try again, or, to work offline, fetch it '
             f'elsewhere and put it into {cache}.') from e
+    return file
 
 
 def unpack(archive: Path, folder: Path) -> Path:
@@ -142,7 +146,7 @@ def unpack(archive: Path, folder: Path) -> Path:
     except (ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as e:  # RuntimeError: encrypted, ...
         if isinstance(e, WeightsError):
             raise
-        raise WeightsError(f'{archive} is not a .zip with one file in it: delete it and fetch it again.') from e
+        raise WeightsError(f'{archive} is not a .zip with one file in it: fetch it again.') from e
     return file
 
 

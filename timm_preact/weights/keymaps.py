@@ -11,12 +11,12 @@ from typing import Any, Dict, NamedTuple, Optional, Tuple
 import torch
 from torch import nn
 
-from ..errors import UserError
+from . import WeightsError
 
 __all__ = ['KEY_MAPS', 'KeyMap', 'LayoutError', 'from_ours', 'source_of', 'to_ours']
 
 
-class LayoutError(UserError):
+class LayoutError(WeightsError):
     """Tensors that do not make up the network they are meant for."""
 
 
@@ -145,28 +145,32 @@ def to_ours(state_dict: Dict[str, torch.Tensor], source: str, model: nn.Module) 
     expected = model.state_dict()
     head = {f'head.fc.{leaf}': state_dict.get(keymap.rename(f'head.fc.{leaf}')) for leaf in ('weight', 'bias')}
     left, ours = dict(state_dict), {}
-    for key, target in {**expected, **head}.items():
+    for key, target in {**head, **expected}.items():  # a model without classes takes the head as it is
         theirs = keymap.rename(key)
         tensor = left.pop(theirs, None)
         if tensor is None and (key.endswith('tracked') or (keymap.bias_optional and re.search(r'conv\d?\.bias$', key))):
             tensor = torch.zeros(target.shape, dtype=target.dtype)
         if tensor is None:
             raise LayoutError(f'{keymap.title}: {theirs}, which would be {key}, is missing.')
+        shape = tuple(tensor.shape)
         if key == 'head.fc.weight' and keymap.conv_head:
             tensor = tensor.flatten(1)
         if keymap.wide_norm and '.residual.norm2.' in key and tensor.ndim == 1 and len(tensor) == 4 * len(target):
             tensor = _narrow(tensor, theirs)
-        if key not in head and _but_input(key, tensor.shape) != _but_input(key, target.shape):
+        if target is not tensor and _fixed_sizes(key, tensor) != _fixed_sizes(key, target):
             raise LayoutError(
-                f'{keymap.title}: {theirs} has the shape {tuple(tensor.shape)}, {key} has {tuple(target.shape)}.')
+                f'{keymap.title}: {theirs} has the shape {shape}, {key} has {tuple(target.shape)}.')
         ours[key] = tensor
     if left:
         raise LayoutError(f'{keymap.title}: {len(left)} tensors have no place, {next(iter(left))} for one.')
     return ours
 
 
-def _but_input(key: str, shape: Tuple[int, ...]) -> Tuple[int, ...]:
-    return (shape[0], *shape[2:]) if key == 'stem.conv.weight' else tuple(shape)
+def _fixed_sizes(key: str, tensor: torch.Tensor) -> Tuple[int, ...]:
+    """The shape but for input channels and classes."""
+    if key == 'stem.conv.weight':
+        return tensor.shape[:1] + tensor.shape[2:]
+    return tensor.shape[1:] if key.startswith('head.fc.') else tensor.shape
 
 
 def _narrow(tensor: torch.Tensor, name: str) -> torch.Tensor:

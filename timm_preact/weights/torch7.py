@@ -22,7 +22,7 @@ from typing import Any, Dict, Generator, List, Optional, Union
 
 import numpy as np
 
-from ..errors import UserError
+from . import WeightsError
 
 __all__ = ['Torch7Error', 'TorchObject', 'read_torch7']
 
@@ -41,7 +41,7 @@ TENSORS = {f'torch.{kind}Tensor': dtype for kind, dtype in DTYPES.items()}
 STORAGES = {f'torch.{kind}Storage': dtype for kind, dtype in DTYPES.items()}
 
 
-class Torch7Error(UserError):
+class Torch7Error(WeightsError):
     """A file that cannot be read as Torch7; the message says what to do."""
 
 
