@@ -223,7 +223,7 @@ def test_a_file_under_a_published_tag_must_be_the_published_one(tmp_path):
 
 
 def test_an_argument_without_a_value_is_refused(tmp_path):
-    assert 'write it as key=value' in refusal(
+    assert 'write KEY=VALUE' in refusal(
         'convert', GLUON, '--name', 'preact_resnet50', '--model-kwargs', 'stem_norm', '--to', tmp_path / 'made')
 
 

@@ -1,17 +1,16 @@
 """The command line: timm-preact list | predict | evaluate | demo | convert | verify | publish."""
-import ast
 import json
 import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from typing import Any, Callable, Iterator, List, Optional
 
 import timm
 import typer
 
 from . import __version__
-from .errors import UserError, one_sentence_errors
+from .errors import UserError, one_sentence_errors, parse_model_kwargs
 
 app = typer.Typer(
     name='timm-preact', no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -206,22 +205,8 @@ def convert(
     `timm-preact convert resnetv2_50.safetensors --name preact_resnet50.a1h_in1k --license apache-2.0 --to a1h`
     """
     from . import hub
-    sha256 = hub.convert(source, to, name, license, parse_kwargs(model_kwargs or []))
+    sha256 = hub.convert(source, to, name, license, parse_model_kwargs(model_kwargs or []))
     print(f'{to} holds {", ".join(sorted(path.name for path in to.iterdir()))}; sha256 {sha256}')
-
-
-def parse_kwargs(arguments: List[str]) -> Dict[str, Any]:
-    """['key=value'] as timm's --model-kwargs reads them: Python literals, else strings."""
-    kwargs = {}
-    for argument in arguments:
-        key, equals, value = argument.partition('=')
-        if not equals:
-            raise UserError(f'--model-kwargs {argument} is no argument: write it as key=value.')
-        try:
-            kwargs[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            kwargs[key] = value
-    return kwargs
 
 
 @app.command()

@@ -1,10 +1,12 @@
 """One place that turns a mistake of the user into one sentence and exit code 2."""
+import ast
 import difflib
 import functools
+import json
 import sys
-from typing import Callable
+from typing import Any, Callable, Dict, List
 
-__all__ = ['UserError', 'check_name', 'one_sentence_errors']
+__all__ = ['UserError', 'check_name', 'one_sentence_errors', 'parse_model_kwargs']
 
 
 class UserError(ValueError):
@@ -23,6 +25,26 @@ def check_name(name: str) -> str:
         return name
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.)
     raise UserError(f'{name} is no model that timm knows: did you mean {nearest[0]}?')
+
+
+def parse_model_kwargs(pairs: List[str]) -> Dict[str, Any]:
+    """KEY=VALUE with a value in JSON or Python, e.g. merge_kwargs={"bias": -7} or stem_norm=False; else a string.
+
+    Raises:
+        UserError: There is no =.
+    """
+    kwargs = {}
+    for pair in pairs:
+        key, equals, value = pair.partition('=')
+        if not equals:
+            raise UserError(f'--model-kwargs {pair}: write KEY=VALUE.')
+        for parse in (json.loads, ast.literal_eval, str):
+            try:
+                kwargs[key] = parse(value)
+                break
+            except (ValueError, SyntaxError):
+                continue
+    return kwargs
 
 
 def one_sentence_errors(command: Callable) -> Callable:

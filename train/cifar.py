@@ -35,7 +35,7 @@ from safetensors.torch import save
 
 import timm_preact
 from timm_preact.data import ImageSet, load_image_set
-from timm_preact.errors import UserError, check_name, one_sentence_errors
+from timm_preact.errors import UserError, check_name, one_sentence_errors, parse_model_kwargs
 from timm_preact.files import write_atomically
 from timm_preact.weights import export_model
 
@@ -409,20 +409,6 @@ def finish(run: Run, train: ImageSet, test: ImageSet, recipe_name: str, command:
     print(f"{run.settings['model']}: test error {last['test_error']:.2f} % after {run.total} steps, in {run.output}")
 
 
-def parse_model_kwargs(pairs: List[str]) -> Dict[str, Any]:
-    """KEY=VALUE with a JSON value, e.g. merge_kwargs={"bias": -7} or layers=[3,3,3]; other text is a string."""
-    kwargs = {}
-    for pair in pairs:
-        key, equals, value = pair.partition('=')
-        if not equals:
-            raise UserError(f'--model-kwargs {pair}: write KEY=VALUE.')
-        try:
-            kwargs[key] = json.loads(value)
-        except json.JSONDecodeError:
-            kwargs[key] = value
-    return kwargs
-
-
 @app.command()
 @one_sentence_errors
 def main(
@@ -439,7 +425,7 @@ def main(
         label_smoothing: Optional[float] = typer.Option(None, help="Of the loss, in place of the recipe's."),
         mean: Optional[str] = typer.Option(None, help="'pixel' or 'channel', in place of the recipe's."),
         bn_group: Optional[int] = typer.Option(None, help='Images that share BatchNorm statistics.'),
-        model_kwargs: List[str] = typer.Option([], help='KEY=VALUE for the model, VALUE as JSON.'),
+        model_kwargs: List[str] = typer.Option([], help='KEY=VALUE for the model, VALUE as JSON or a Python literal.'),
         device: str = typer.Option('cuda' if torch.cuda.is_available() else 'cpu', help='Where to train.'),
         amp: bool = typer.Option(True, help='bfloat16 autocast; --no-amp trains in float32.'),
         compile_model: bool = typer.Option(False, '--compile', help='torch.compile the network.'),
