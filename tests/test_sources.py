@@ -157,7 +157,7 @@ def test_weights_of_pytorchcv_give_its_logits(name, sample, cache, state_checksu
 def test_files_older_than_num_batches_tracked_load(library, tmp_path, sample):
     published = library(CIFAR)
     old = {k: tensor for k, tensor in published.original.state_dict().items() if not k.endswith('num_batches_tracked')}
-    torch.save(old, tmp_path / 'old.pth')
+    torch.save(old, tmp_path / 'old.pth', _use_new_zipfile_serialization=False)
     model = timm.create_model(CIFAR, pretrained=True, pretrained_cfg_overlay=dict(file=str(tmp_path / 'old.pth')))
     assert relative_error(model, published.original, photos(CIFAR, sample)) < TOLERANCE
 
@@ -507,6 +507,13 @@ def test_a_classifier_of_other_features_is_named(mapped):
     classes, features, *kernel = theirs[key].shape
     with pytest.raises(LayoutError, match=re.escape(f'{key} has the shape {(classes, features + 1, *kernel)}'[:-2])):
         to_ours({**theirs, key: torch.zeros(classes, features + 1, *kernel)}, source, model)
+
+
+def test_a_classifier_with_a_bias_too_many_is_refused(mapped):
+    source, theirs, model = mapped
+    key = KEY_MAPS[source].rename('head.fc.bias')
+    with pytest.raises(LayoutError, match='another number of weights than of biases'):
+        to_ours({**theirs, key: torch.zeros(len(theirs[key]) + 1)}, source, model)
 
 
 @pytest.mark.parametrize('source, held, asked', [

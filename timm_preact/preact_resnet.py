@@ -438,7 +438,11 @@ def checkpoint_filter_fn(state_dict: Dict[str, torch.Tensor], model: nn.Module) 
 def _fitting(state_dict: Dict[str, torch.Tensor], source: str) -> str:
     """A sentence that says which registered names have the layout of these tensors."""
     names, extra = [], KEY_MAPS[source].model_args
+    convs = sum(tensor.ndim == 4 for tensor in state_dict.values())
     for name, args in MODEL_ARGS.items():
+        least = sum(args['layers']) * len(args['kernels'])
+        if not least < convs <= least + len(args['layers']) + 2:  # stem, projections, maybe the classifier
+            continue
         try:
             to_ours(state_dict, source, PreActResNet(**{**args, **extra}, device='meta'))
         except LayoutError:

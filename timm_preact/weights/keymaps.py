@@ -161,6 +161,8 @@ def to_ours(state_dict: Dict[str, torch.Tensor], source: str, model: nn.Module) 
             raise LayoutError(
                 f'{keymap.title}: {theirs} has the shape {shape}, {key} has {tuple(target.shape)}.')
         ours[key] = tensor
+    if len(ours['head.fc.weight']) != len(ours['head.fc.bias']):
+        raise LayoutError(f'{keymap.title}: the classifier has another number of weights than of biases.')
     if left:
         raise LayoutError(f'{keymap.title}: {len(left)} tensors have no place, {next(iter(left))} for one.')
     return ours
