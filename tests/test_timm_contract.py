@@ -137,7 +137,8 @@ def test_activated_features_run_each_norm_once(name):
             model = create(name, features_only=True, feature_norm=True, out_indices=tuple(indices)).train()
             model(images())
             norms = [module for module in model.modules() if isinstance(module, BatchNormAct2d)]
-            assert {norm.num_batches_tracked.item() for norm in norms} == {1}
+            assert norms or (name, tuple(indices)) == ('preact_resnet50_keras', (0,))  # its stem has no norm
+            assert all(norm.num_batches_tracked.item() == 1 for norm in norms)
 
 
 @every_net
