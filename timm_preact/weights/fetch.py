@@ -79,8 +79,11 @@ def locate(variant: str, cfg: Any, cache_dir: Optional[str] = None) -> Dict[str,
 
 def weights_elsewhere(variant: str) -> str:
     """What somebody can do who wants weights for a name that has none."""
-    others = sorted({name.partition('.')[0] for name in CHECKSUMS if name.partition('.')[0].startswith(f'{variant}_')})
-    where = f'{" and ".join(others)} has some, in the layout of its publisher; or ' if others else ''
+    architectures = {key: key.partition('.')[0] for key in SOURCES}
+    others = sorted({
+        key if name == variant else name
+        for key, name in architectures.items() if name == variant or name.startswith(f'{variant}_')})
+    where = f'{" and ".join(others)} {"has" if len(others) == 1 else "have"} some; or ' if others else ''
     return f'{where}train it with train.cifar, name weights of your own, or pass pretrained=False.'
 
 
