@@ -38,7 +38,7 @@ def contents(folder):
 
 def cached():
     """Relative paths of everything in the cache."""
-    cache = Path(os.environ['HF_HOME'])
+    cache = Path(os.environ['HF_HOME'], 'hub')
     return {str(path.relative_to(cache)) for path in cache.rglob('*') if path.is_file()}
 
 
