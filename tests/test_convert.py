@@ -3,9 +3,12 @@ import json
 import struct
 import subprocess
 import sys
+import time
+import tracemalloc
 import zipfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import timm
@@ -14,10 +17,15 @@ import torchvision
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_cli import refusal, run
+from torch7_writer import module, write_torch7
 
+from timm_preact.evaluation import eval_transform
 from timm_preact.hub import golden_error, verify_folder
 from timm_preact.weights import CHECKSUMS, WeightsError, digest_of
+from timm_preact.weights.fair import read_fair
+from timm_preact.weights.keras import read_keras
 from timm_preact.weights.mxnet import read_mxnet
+from timm_preact.weights.torch7 import Torch7Error
 
 # Written by MXNet 1.9.1: ResNetV2(BottleneckV2, [2, 1, 1, 1], [8, 16, 24, 32, 40], classes=5) of its Gluon model zoo,
 # random weights, saved by save_parameters; and its logits for two CIFAR-10 images, prepared as ImageNet's are
@@ -97,6 +105,7 @@ def test_torchvisions_weights_convert(tmp_path):
         expected = theirs.eval()(x)
         assert expected.std() > 1e-6
         torch.testing.assert_close(verify_folder(tmp_path / 'made')(x), expected, rtol=1e-4, atol=1e-5)
+    assert 'A post-activation residual network of 101 layers' in (tmp_path / 'made' / 'README.md').read_text()
 
 
 @pytest.mark.parametrize('zipped', [False, True])
@@ -168,6 +177,16 @@ def test_verify_measures_both_protocols_of_the_paper_and_records_them(tmp_path, 
     verify_folder(tmp_path / 'made')
 
 
+def test_the_papers_protocol_is_the_whole_of_a_320_pixel_image(sample):
+    """One 320x320 crop where the shorter side is 320, and 224x224 where it is 256."""
+    model = timm.create_model('preact_resnet18', device='meta')
+    image = Image.fromarray(sample.images[0]).resize((700, 350))
+    for size, crop_pct, shorter in ((320, 1.0, 320), (224, 0.875, 256)):
+        transform = eval_transform(model, size, crop_pct)
+        assert transform(image).shape == (3, size, size)
+        assert transform.transforms[0](image).size == (2 * shorter, shorter)
+
+
 # Refusals
 
 
@@ -219,7 +238,7 @@ def test_a_file_under_a_published_tag_must_be_the_published_one(tmp_path):
     with zipfile.ZipFile(file, 'w') as archive:
         archive.writestr('mine.pth', b'not theirs')
     output = refusal('convert', file, '--name', 'preact_resnet18.pcv_in1k', '--to', tmp_path / 'made')
-    assert 'is damaged (its sha1 is not 5651bc2dbb20' in output
+    assert output.startswith(f'error: {file} is damaged (its sha1 is not 5651bc2dbb20')
 
 
 def test_an_argument_without_a_value_is_refused(tmp_path):
@@ -246,6 +265,46 @@ def test_without_h5py_the_extra_is_named(tmp_path, monkeypatch):
     (tmp_path / 'x.h5').write_bytes(b'x')
     assert "pip install 'timm-preact[keras]'" in refusal(
         'convert', tmp_path / 'x.h5', '--name', 'preact_resnet50_keras', '--to', tmp_path / 'made')
+
+
+# Readers: what a file refers to is no more than what it holds
+
+
+def test_a_t7_file_that_refers_to_a_tensor_again_and_again_is_refused_within_its_size(tmp_path):
+    norm = module('nn.SpatialBatchNormalization', eps=1e-5, running_std=np.ones(100_000, np.float32))
+    others = [module('nn.SpatialBatchNormalization', **norm.fields) for _ in range(2000)]
+    file = write_torch7(tmp_path / 'x.t7', module('nn.Sequential', modules=others))
+    tracemalloc.start()
+    with pytest.raises(Torch7Error, match='again and again'):
+        read_fair(file)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * file.stat().st_size  # 800 MB if all were copied, of a file of 0.5 MB
+
+
+@pytest.mark.parametrize('leaf', ['nn.Identity', 'nn.Sequential'])
+def test_a_t7_file_whose_modules_multiply_is_refused_at_once(tmp_path, leaf):
+    tree = module(leaf, modules=[module('nn.Identity')])
+    for _ in range(6):
+        tree = module('nn.Sequential', modules=[tree] * 100)
+    start = time.perf_counter()
+    with pytest.raises(Torch7Error, match='again and again'):
+        read_fair(write_torch7(tmp_path / 'x.t7', tree))
+    assert time.perf_counter() - start < 10
+
+
+@pytest.mark.parametrize('make', ['compressed', 'linked'])
+def test_an_h5_file_that_does_not_hold_its_tensors_is_refused(tmp_path, make):
+    with h5py.File(tmp_path / 'other.h5', 'w') as other, h5py.File(tmp_path / 'x.h5', 'w') as file:
+        file.attrs['layer_names'] = [b'conv1_conv']
+        group = file.create_group('conv1_conv')
+        group.attrs['weight_names'] = [b'conv1_conv/kernel:0']
+        where = group if make == 'compressed' else other
+        where.create_dataset('conv1_conv/kernel:0', data=np.zeros(1_000_000, np.float32), compression='gzip')
+        if make == 'linked':
+            group['conv1_conv/kernel:0'] = h5py.ExternalLink(str(tmp_path / 'other.h5'), 'conv1_conv/kernel:0')
+    with pytest.raises(WeightsError, match='smaller than its tensors' if make == 'compressed' else 'not in the file'):
+        read_keras(tmp_path / 'x.h5')
 
 
 # MXNet's files

@@ -131,6 +131,14 @@ def test_the_organization_is_read_when_a_model_is_created(organization, monkeypa
     assert 'has no published weights' in pull_refusal(RANDOM) and hub.requests == []
 
 
+def test_a_file_that_the_user_names_on_the_hub_is_the_one_that_is_loaded(lab, tmp_path, folder):
+    other = random_folder(tmp_path, 'preact_resnet20')
+    lab.commit('lab/two', {**contents(folder), 'other.safetensors': (other / 'model.safetensors').read_bytes()})
+    model = timm.create_model('preact_resnet20', pretrained=True, pretrained_cfg_overlay=dict(
+        file=None, hf_hub_id='lab/two', hf_hub_filename='other.safetensors'))
+    assert_holds(model, other / 'model.safetensors')
+
+
 def test_a_shipped_tag_keeps_its_packaged_file(organization):
     hub, _ = organization
     assert_holds(pull(SHIPPED), CARDS / SHIPPED / 'model.safetensors')

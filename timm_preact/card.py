@@ -1,7 +1,9 @@
 """Model cards: one template, every number from data."""
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List
 
 from .catalog import MEASURED, PAPER, SIZES, depth_of
+from .preact_resnet import MODEL_ARGS
+from .unit import PLACEMENTS
 from .weights.sources import LICENSES, SOURCES
 
 __all__ = ['DATA_SETS', 'card']
@@ -20,7 +22,7 @@ CARD = """\
 ---
 # {name}
 
-A pre-activation residual network of {depth} layers trained on {data_set}, from
+A {kind}-activation residual network of {depth} layers trained on {data_set}, from
 [Identity Mappings in Deep Residual Networks](https://arxiv.org/abs/1603.05027) (He et al., ECCV 2016), for
 [timm](https://github.com/huggingface/pytorch-image-models) through the package `timm_preact`.
 
@@ -63,26 +65,23 @@ are resized and cropped to {size}x{size}, and normalised by mean {mean} and
 standard deviation {std}."""
 
 
-def card(
-        config: Dict[str, Any],
-        sections: str = '',
-        evaluations: Optional[List[Dict[str, Any]]] = None,
-) -> str:
+def card(config: Dict[str, Any], sections: str = '') -> str:
     """README.md of a repository.
 
     Args:
-        config: Its config.json, in timm's form, with 'sha256' of the weights where they are known.
+        config: Its config.json, in timm's form, with 'sha256' of the weights where they are known, and 'evaluations'
+            where accuracy was measured: dicts with images, input_size, crop_pct, top1 and top5 (accuracies in
+            percent). They alone enter the model-index.
         sections: Text on how the network was trained; without it, where its weights come from.
-        evaluations: Measured results, those of config['evaluations'] if None: dicts with images, input_size, crop_pct,
-            top1 and top5 (accuracies in percent). They alone enter the model-index.
     """
     cfg = config['pretrained_cfg']
     architecture, tag = config['architecture'], cfg['tag']
     name = f'{architecture}.{tag}'
-    evaluations = config.get('evaluations', []) if evaluations is None else evaluations
+    evaluations = config.get('evaluations', [])
     source = SOURCES.get(name)
     data = DATA_SETS.get(tag.rpartition('_')[2])
-    data_set = data[0] if data else tag
+    data_set = data[0] if data else f'the data set `{tag}`'
+    placement = PLACEMENTS[MODEL_ARGS[architecture].get('placement', 'full')]
     if not sections and 'origin' in config:
         sections = FILE_ORIGIN.format_map(config['origin'])
     elif not sections and source:
@@ -92,7 +91,7 @@ def card(
         std=_numbers(cfg['std']))
     return CARD.format(
         name=name, loaded_by=name if source or name in MEASURED else f'hf-hub:ORG/{name}',
-        depth=depth_of(architecture), data_set=data_set,
+        kind='pre' if placement.pre else 'post', depth=depth_of(architecture), data_set=data_set,
         front_matter=_front_matter(name, cfg, data, evaluations),
         facts='\n'.join(f'| {key} | {value} |' for key, value in _facts(name, config, evaluations).items()),
         sections='\n\n'.join(filter(None, [sections, limits])))

@@ -22,7 +22,7 @@ from .evaluation import eval_transform, evaluate, open_images
 from .files import write_atomically
 from .preact_resnet import MODEL_ARGS, checkpoint_filter_fn
 from .weights import CHECKSUMS, WeightsError, digest_of, export_model, read_config, read_weights, verify
-from .weights.fetch import describe, unpack
+from .weights.fetch import blaming, describe, unpack
 from .weights.foreign import FOREIGN, read_foreign
 from .weights.keymaps import KEY_MAPS, source_of
 from .weights.mxnet import fold_input_norm
@@ -125,7 +125,7 @@ def _load_file(
     and what the card says of the file."""
     file = file / 'model.safetensors' if file.is_dir() else file
     published = f'{name}.{tag}' in SOURCES
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, blaming(str(file), temporary):
         inner = unpack(file, Path(temporary)) if file.suffix == '.zip' else file
         if published and f'{name}.{tag}' in CHECKSUMS:
             verify(inner, CHECKSUMS[f'{name}.{tag}'])

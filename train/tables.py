@@ -45,9 +45,8 @@ class Row(NamedTuple):
         tables: Where it stands.
         case: What the paper calls it.
         model: Registered name.
-        paper: Test error in percent, 'fail', or None where the paper has no such run.
+        paper: Test error in percent, the median of 5 runs; 'fail'; or None where the paper has no such run.
         data: 'cifar10' or 'cifar100'.
-        statistic: Of how many runs the paper's number is: 'median' of 5 throughout.
         model_kwargs: Constructor arguments beside the name's own.
         options: Of train.cifar.
     """
@@ -56,7 +55,6 @@ class Row(NamedTuple):
     model: str
     paper: Any
     data: str = 'cifar10'
-    statistic: str = 'median'
     model_kwargs: Dict[str, Any] = {}
     options: Dict[str, Any] = {'recipe': 'paper', 'bn-group': 64}
 
@@ -228,6 +226,8 @@ def locked(folder: Path) -> Iterator[None]:
 def train(key: str, seed: int, data: Path, runs: Path, extra: Tuple[str, ...], seconds: Optional[float]) -> str:
     """Run or go on with one run; 'finished', 'diverged' or, when the time is up, 'cut'."""
     output = runs / f'{key}.seed{seed}'
+    head = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    trainer = hashlib.sha256((ROOT / 'train' / 'cifar.py').read_bytes()).hexdigest()
     arguments = command_of(key, seed, data, output, extra)
     process = subprocess.Popen([sys.executable, '-m', 'train.cifar', *arguments], cwd=ROOT, stderr=subprocess.PIPE,
                                text=True)
@@ -246,9 +246,8 @@ def train(key: str, seed: int, data: Path, runs: Path, extra: Tuple[str, ...], s
     else:
         raise UserError(f'{key} with seed {seed} ended early: {errors.strip().removeprefix("error: ")}')
     RESULTS.mkdir(parents=True, exist_ok=True)
-    head = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     result.update(row=key, commit=head or None, command=' '.join(['python -m train.cifar', *arguments]),
-                  trainer_sha256=hashlib.sha256((ROOT / 'train' / 'cifar.py').read_bytes()).hexdigest())
+                  trainer_sha256=trainer)
     write_atomically(result_file(key, seed), json.dumps(result, indent=1).encode())
     return result['state']
 

@@ -3,7 +3,6 @@
 The modules of the published resnet-200.t7 (weights of facebookarchive/fb.resnet.torch, as of its commit c530106):
 convolution, BN, ReLU, max-pool, four stages, Copy, BN, ReLU, average-pool, View, Linear.
 """
-from itertools import islice
 from pathlib import Path
 from typing import Any, Dict, Iterator, Tuple
 
@@ -29,17 +28,18 @@ def read_fair(path: Path) -> Dict[str, torch.Tensor]:
     Raises:
         Torch7Error: The file is no Torch7 file, or holds something other than such a network.
     """
+    state_dict, left = {}, path.stat().st_size
     try:
-        views = {
-            f'{place}.{leaf}': array
-            for place, module in islice(_leaves(read_torch7(path)), MAX_MODULES)
-            for leaf, array in _tensors(module).items()
-        }
-        if sum(array.nbytes for array in views.values()) > 2 * path.stat().st_size:  # running_std becomes twice as wide
-            raise _Unexpected('its tensors overlap')
-        return {key: torch.from_numpy(np.array(array, dtype=np.float32)) for key, array in views.items()}
+        for number, (place, module) in enumerate(_leaves(read_torch7(path))):
+            tensors = _tensors(module)
+            left -= sum(array.nbytes for array in tensors.values())
+            if left < 0 or number == MAX_MODULES:
+                raise _Unexpected('it refers to its tensors or modules again and again')
+            for leaf, array in _converted(module, tensors).items():
+                state_dict[f'{place}.{leaf}'] = torch.from_numpy(np.array(array, dtype=np.float32))
     except _Unexpected as e:
         raise Torch7Error(f'{path} is no network of fb.resnet.torch ({e}): name a file like resnet-200.t7.') from e
+    return state_dict
 
 
 class _Unexpected(Exception):
@@ -67,7 +67,7 @@ def _leaves(module: Any, place: Tuple[str, ...] = ()) -> Iterator[Tuple[str, Tor
 
 
 def _tensors(module: TorchObject) -> Dict[str, np.ndarray]:
-    """The tensors of a module by PyTorch's names."""
+    """The tensors of a module as they stand in the file; nothing is copied."""
     kind = _class_of(module)
     if kind in WITHOUT_TENSORS:
         return {}
@@ -77,14 +77,21 @@ def _tensors(module: TorchObject) -> Dict[str, np.ndarray]:
     tensors = {name: module.fields[name] for name in names if module.fields.get(name) is not None}
     if any(not isinstance(array, np.ndarray) or array.dtype.kind != 'f' for array in tensors.values()):
         raise _Unexpected(f'a {kind} has a weight that is no tensor of floats')
+    return tensors
+
+
+def _converted(module: TorchObject, tensors: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
+    """The tensors of a module as PyTorch has them."""
+    kind = _class_of(module)
     if kind in CONVOLUTIONS and 'weight' in tensors and tensors['weight'].ndim == 2:
-        tensors['weight'] = _unfold(module, tensors['weight'])
+        return dict(tensors, weight=_unfold(module, tensors['weight']))
     if kind in NORMS:
         eps = module.fields.get('eps', EPS)
         if not isinstance(eps, float) or abs(eps - EPS) > 1e-9:
             raise _Unexpected(f'a {kind} has the eps {eps!r:.20}, not {EPS}')
         if 'running_std' in tensors:  # of the first version: 1 / sqrt(var + eps)
-            tensors['running_var'] = np.array(tensors.pop('running_std'), np.float64) ** -2 - eps
+            std = np.array(tensors.pop('running_std'), np.float64)
+            return dict(tensors, running_var=std ** -2 - eps)
     return tensors
 
 

@@ -12,8 +12,9 @@ import tempfile
 import urllib.error
 import zipfile
 import zlib
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Optional, Union
+from typing import Any, Dict, Iterator, Optional, Union
 
 import timm
 import torch
@@ -24,7 +25,7 @@ from .foreign import FOREIGN, read_foreign
 from .keymaps import to_ours
 from .sources import SOURCES
 
-__all__ = ['HUB_ORGANIZATION', 'describe', 'fetch', 'from_hub', 'locate', 'unpack', 'weights_elsewhere']
+__all__ = ['HUB_ORGANIZATION', 'blaming', 'describe', 'fetch', 'from_hub', 'locate', 'unpack']
 
 # Environment variable with the Hub organisation that registered tags resolve to. Unset, they resolve to their
 # publishers' own files: nobody here owns a namespace there, and one that somebody can take must never be the default.
@@ -54,11 +55,11 @@ def locate(variant: str, cfg: Any, cache_dir: Optional[str] = None) -> Dict[str,
             return {}
         verify(file, f'sha256:{checksum}')
         return dict(source=None, file=str(file), custom_load=False)
-    if cfg.source == 'hf-hub' or (cfg.hf_hub_id and not cfg.file and not cfg.state_dict):
+    if cfg.source == 'hf-hub' or (cfg.hf_hub_id and not (cfg.file or cfg.state_dict or cfg.hf_hub_filename)):
         repo_id, _, revision = cfg.hf_hub_id.partition('@')
         file = from_hub(repo_id, revision or None, cache_dir=cache_dir)
         return dict(source=None, file=str(file), custom_load=False) if file else {}
-    if cfg.state_dict or (cfg.file and cfg.file != shipped_weights(name)):
+    if cfg.state_dict or cfg.hf_hub_filename or (cfg.file and cfg.file != shipped_weights(name)):
         return {}
     if cfg.file:
         verify(cfg.file, CHECKSUMS[name])
@@ -70,14 +71,14 @@ def locate(variant: str, cfg: Any, cache_dir: Optional[str] = None) -> Dict[str,
             raise WeightsError(f'{organization}/{name} has no model.safetensors: publish it with timm-preact publish.')
         return dict(file=str(file), custom_load=False)
     if not cfg.url:
-        raise WeightsError(f'{name} has no published weights: {weights_elsewhere(variant)}')
+        raise WeightsError(f'{name} has no published weights: {_weights_elsewhere(variant)}')
     if name not in SOURCES or cfg.url != SOURCES[name].url:
         return {}
     file = fetch(name, cache_dir)
     return dict(file=str(file), custom_load=file.suffix in FOREIGN)
 
 
-def weights_elsewhere(variant: str) -> str:
+def _weights_elsewhere(variant: str) -> str:
     """What somebody can do who wants weights for a name that has none."""
     architectures = {key: key.partition('.')[0] for key in SOURCES}
     others = sorted({
@@ -111,15 +112,21 @@ def fetch(name: str, cache_dir: Optional[Union[str, Path]] = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix='.fetching-') as temporary:
         fresh = archive if archive.exists() else _download(url, Path(temporary) / archive.name, folder)
-        try:
+        with blaming(str(archive) if archive.exists() else url, temporary):
             if archive.suffix == '.zip':
                 fresh = unpack(fresh, Path(temporary))
             _check(name, fresh, record)
-        except WeightsError as e:
-            culprit = str(archive) if archive.exists() else url
-            raise type(e)(re.sub(rf'{re.escape(temporary)}/\S+', lambda _: culprit, str(e))) from e
         os.replace(fresh, file)
     return file
+
+
+@contextmanager
+def blaming(culprit: str, temporary: str) -> Iterator[None]:
+    """An error about a file in a temporary folder names what the user knows of: the file or address it came from."""
+    try:
+        yield
+    except WeightsError as e:
+        raise type(e)(re.sub(rf'{re.escape(temporary)}/\S+', lambda _: culprit, str(e))) from e
 
 
 def _download(url: str, file: Path, cache: Path) -> Path:
