@@ -16,6 +16,7 @@ import json
 import math
 import os
 import platform
+import resource
 import sys
 import time
 from contextlib import nullcontext
@@ -375,6 +376,13 @@ def hardware(device: torch.device) -> str:
     return f'{platform.machine()} CPU, {torch.get_num_threads()} threads'
 
 
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the tensors on a GPU, of the whole process on a CPU."""
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def finish(run: Run, train: ImageSet, test: ImageSet, recipe_name: str, command: str) -> None:
     """Write the weights, the result and the curves."""
     last = run.history[-1]
@@ -393,7 +401,7 @@ def finish(run: Run, train: ImageSet, test: ImageSet, recipe_name: str, command:
         train_seconds=round(sum(row['seconds'] for row in run.history), 1),
         processes=run.world,
         precision='bfloat16 autocast' if run.amp else 'float32',
-        peak_memory_bytes=torch.cuda.max_memory_allocated() if run.device.type == 'cuda' else None,
+        peak_memory_bytes=peak_memory(run.device),
         hardware=hardware(run.device),
         versions=dict(python=platform.python_version(), torch=torch.__version__, timm=timm.__version__,
                       timm_preact=timm_preact.__version__),
