@@ -15,7 +15,9 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from timm_preact.evaluation import eval_transform, evaluate, load_model, open_images
-from train.cifar import PAD, RECIPES, Batches, EpochPlan, app, lr_at, statistics
+from train.batches import PAD, Batches, EpochPlan, statistics
+from train.cifar import app
+from train.recipe import RECIPES, lr_at
 
 ROOT = Path(__file__).parents[1]
 TINY = ['preact_resnet20', '--model-kwargs', 'layers=[1,1,1]', '--recipe', 'modern', '--batch-size', '32']
@@ -80,7 +82,7 @@ def test_augmentation_is_zero_padding_crop_and_flip_of_the_normalised_image(samp
     std = torch.tensor([0.2, 0.3, 0.4])
     batches = Batches(sample, mean, std, torch.device('cpu'))
     plan = EpochPlan.draw(0, 3, len(sample.labels), torch.device('cpu'))
-    x, y = batches.train(plan, slice(64, 192))
+    x, y = batches.train(plan, torch.arange(64, 192))
     assert x.is_contiguous(memory_format=torch.channels_last)
     for place, image, label in zip(range(64, 192), x, y, strict=True):
         index = plan.order[place].item()
@@ -142,7 +144,7 @@ def checkpoint_time(output):
 def test_a_finished_run_leaves_a_model_that_timm_loads_and_evaluates_to_the_digit(npz_folder, finished):
     run = json.loads((finished / 'run.json').read_text())
     assert {p.name for p in finished.iterdir()} == {
-        'checkpoint.pt', 'config.json', 'curves.png', 'log.csv', 'model.safetensors', 'run.json'}
+        '.lock', 'checkpoint.pt', 'config.json', 'curves.png', 'log.csv', 'model.safetensors', 'run.json'}
     assert len(run['curve']) == 3 and run['test_error'] == run['curve'][-1]['test_error']
     model = timm.create_model(f'local-dir:{finished}', pretrained=True).eval()
     assert sum(len(stage.blocks) for stage in model.stages) == 3

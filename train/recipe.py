@@ -1,0 +1,98 @@
+"""How a network is trained on CIFAR: the paper's recipe, its released code's, and ours."""
+from dataclasses import dataclass, replace
+from typing import Any, Dict, List, Optional, Tuple
+
+import torch
+
+from timm_preact.errors import UserError
+
+__all__ = ['RECIPES', 'Recipe', 'choose_recipe', 'lr_at', 'parameter_groups']
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained; everything but the network and the data.
+
+    Attributes:
+        iterations: Steps of the optimizer; used if `epochs` is None.
+        epochs: Passes over the training set, the last incomplete batch of each left out.
+        batch_size: Images a step, over all processes.
+        bn_group: Images that share BatchNorm statistics; all that a process has of a batch if None.
+        lr: Peak learning rate.
+        warmup_lr: Constant rate of the first `warmup` steps; None for a linear rise from 0 to `lr`.
+        warmup: Steps before the peak; a share of the run if below 1.
+        schedule: 'step' (a tenth at each milestone) or 'linear' (to 0).
+        milestones: Shares of the run at which 'step' drops the rate.
+        momentum: Of SGD, in PyTorch's form; it is the same as Caffe's while the rate is constant.
+        nesterov: Nesterov's form of momentum.
+        weight_decay: L2 penalty.
+        decay_all: Decay every parameter; False spares BatchNorm's and biases.
+        mean: What is subtracted from a pixel in [0, 1]: 'pixel' the mean image of the training set, nothing else;
+            'channel' the mean of its channel, then division by the channel's standard deviation.
+        label_smoothing: Of the cross-entropy.
+    """
+    iterations: int = 64_000
+    epochs: Optional[float] = None
+    batch_size: int = 128
+    bn_group: Optional[int] = None
+    lr: float = 0.1
+    warmup_lr: Optional[float] = None
+    warmup: float = 0
+    schedule: str = 'step'
+    milestones: Tuple[float, ...] = (0.5, 0.75)
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    decay_all: bool = False
+    mean: str = 'channel'
+    label_smoothing: float = 0.
+
+
+RECIPES: Dict[str, Recipe] = {
+    # The paper's appendix and "Deep Residual Learning", section 4.2. Its two GPUs held 64 images each: --bn-group 64.
+    'paper': Recipe(warmup_lr=0.01, warmup=400, mean='pixel'),
+    # The run behind the abstract's 4.62 %: KaimingHe/resnet-1k-layers through fb.resnet.torch's train.lua, which drops
+    # the rate after epochs 80 and 121 of 200.
+    'torch': Recipe(epochs=200, batch_size=64, milestones=(80 / 200, 121 / 200), nesterov=True, decay_all=True),
+    # Ours: the best error for a given budget. Linear rise and fall reach it sooner than steps.
+    'modern': Recipe(
+        epochs=60, lr=0.2, warmup=0.15, schedule='linear', nesterov=True, weight_decay=5e-4, decay_all=True),
+}
+
+
+def choose_recipe(recipe: str = 'paper', **given: Any) -> Recipe:
+    """A recipe by its name, with other values for what is given and not None.
+
+    Raises:
+        UserError: There is no such recipe, or a value makes no sense.
+    """
+    if recipe not in RECIPES:
+        raise UserError(f'--recipe {recipe} is not known: choose one of {", ".join(RECIPES)}.')
+    given = {key: value for key, value in given.items() if value is not None}
+    if 'epochs' in given and 'iterations' in given:
+        raise UserError('--epochs and --iterations say the same: give one of them.')
+    if given.get('mean') not in (None, 'pixel', 'channel'):
+        raise UserError(f"--mean {given['mean']} is not known: choose pixel or channel.")
+    for key in ('epochs', 'iterations', 'batch_size', 'lr', 'bn_group'):
+        if given.get(key, 1) <= 0:
+            raise UserError(f"--{key.replace('_', '-')} is {given[key]}: it must be above 0.")
+    if 'iterations' in given:
+        given['epochs'] = None
+    return replace(RECIPES[recipe], **given)
+
+
+def lr_at(recipe: Recipe, step: int, total: int) -> float:
+    """The learning rate of a step, counted from 0, in a run of `total` steps."""
+    warmup = recipe.warmup * total if recipe.warmup < 1 else recipe.warmup
+    if step < warmup:
+        return recipe.lr * (step + 1) / (warmup + 1) if recipe.warmup_lr is None else recipe.warmup_lr
+    if recipe.schedule == 'linear':
+        return recipe.lr * (total - step) / (total - warmup)
+    return recipe.lr * 0.1 ** sum(step >= share * total for share in recipe.milestones)
+
+
+def parameter_groups(model: torch.nn.Module, recipe: Recipe) -> List[Dict[str, Any]]:
+    """For the optimizer: what the recipe decays, and what it spares."""
+    spared = [p for p in model.parameters() if p.ndim == 1 and not recipe.decay_all]
+    decayed = [p for p in model.parameters() if p.ndim > 1 or recipe.decay_all]
+    return [dict(params=decayed, weight_decay=recipe.weight_decay), dict(params=spared, weight_decay=0.)]

@@ -1,0 +1,407 @@
+"""Training runs: the step, the checkpoint, and several runs at once on one device.
+
+A step is launched from a few device tensors that the host fills in before it: where in the epoch's plan it stands, and
+its learning rate. Everything else it needs lies on the device. So on a GPU the whole step (augmentation, forward,
+backward, update) is captured once as a CUDA graph and replayed: the nets of the paper are a thousand small kernels a
+step, and launching those one by one takes longer than computing them. Runs that train together take turns, a step each,
+every one on its own stream: a GPU computes them side by side, a CPU one after the other, and each gets what it would get
+alone.
+"""
+import csv
+import fcntl
+import io
+import json
+import math
+import platform
+import resource
+import sys
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Dict, Iterable, Iterator, List, Optional
+
+import timm
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import save
+
+import timm_preact
+from timm_preact.data import ImageSet
+from timm_preact.errors import UserError
+from timm_preact.files import write_atomically
+from timm_preact.weights import export_model
+from train.batches import Batches, EpochPlan, statistics, test_error
+from train.figures import plot_run
+from train.recipe import Recipe, lr_at, parameter_groups
+
+__all__ = ['Run', 'train_together']
+
+EAGER_STEPS = 3  # before a capture: cuDNN chooses its algorithms, the allocator finds its sizes
+
+
+class Run:
+    """One training run with all its state: what a checkpoint holds, and how a step changes it.
+
+    Args:
+        settings: `model`, `model_kwargs`, `seed`, `amp`, and `data`, the two sha256 of the images.
+        recipe: How it is trained.
+        train: Training images.
+        test: Test images.
+        output: Folder of the checkpoint, the log and the result, made if missing; one process at a time has it.
+        device: Where it trains.
+        compile_model: torch.compile the network.
+        capture: Capture the step as a CUDA graph; on a GPU, in a run of one process.
+
+    Raises:
+        UserError: The batch does not fit the data, the checkpoint there is another's, or another process has the folder.
+    """
+
+    def __init__(self, settings: Dict[str, Any], recipe: Recipe, train: ImageSet, test: ImageSet, output: Path,
+                 device: torch.device, compile_model: bool = False, capture: bool = True):
+        self.settings, self.recipe, self.output, self.device = settings, recipe, output, device
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        self.steps_per_epoch = len(train.labels) // recipe.batch_size
+        if self.steps_per_epoch == 0 or recipe.batch_size % self.world:
+            raise UserError(f'batch size {recipe.batch_size} does not fit {len(train.labels)} images on {self.world} '
+                            f'processes: choose a smaller one, or a multiple of the number of processes.')
+        self.total = recipe.iterations if recipe.epochs is None else round(recipe.epochs * self.steps_per_epoch)
+        self.share = recipe.batch_size // self.world
+        self.state, self.error = 'running', None
+        self.lock = lock_folder(output) if self.rank == 0 else None
+
+        torch.manual_seed(settings['seed'])
+        self.model = timm.create_model(settings['model'], num_classes=len(train.classes), **settings['model_kwargs'])
+        self.model.to(device, memory_format=torch.channels_last).train()
+        self.mean_image = torch.from_numpy(train.images.mean(0) / 255).float() if recipe.mean == 'pixel' else None
+        mean, std = statistics(train.images)
+        if self.mean_image is not None:
+            std = [1., 1., 1.]
+        self.describe(train, mean, std)
+        mean = torch.tensor(mean) if self.mean_image is None else self.mean_image
+        self.train_batches = Batches(train, mean, torch.tensor(std), device)
+        self.test_batches = Batches(test, mean, torch.tensor(std), device)
+
+        self.step = 0
+        self.history: List[Dict[str, float]] = []
+        self.seconds = 0.  # of this epoch, up to the last checkpoint
+        self.since = 0.  # when the clock was last read
+        self.loss_sum = torch.zeros((), device=device)
+        self.plan: Optional[EpochPlan] = None
+        self.place = torch.zeros((), dtype=torch.int64, device=device)
+        self.places = torch.arange(self.share, device=device)
+        self.lr = torch.zeros((), device=device)
+        self.optimizer = torch.optim.SGD(
+            parameter_groups(self.model, recipe), lr=self.lr, momentum=recipe.momentum, nesterov=recipe.nesterov,
+            fused=True)
+        for parameter in self.model.parameters():
+            self.optimizer.state[parameter]['momentum_buffer'] = torch.zeros_like(parameter)
+
+        self.forward = torch.compile(self.model) if compile_model else self.model
+        if compile_model:
+            torch._dynamo.config.cache_size_limit = 1000  # a program a network, however many this process trains
+        if self.world > 1:
+            self.forward = torch.nn.parallel.DistributedDataParallel(self.forward)
+        on_gpu = device.type == 'cuda'
+        self.stream = torch.cuda.Stream(device) if on_gpu and self.world == 1 else None
+        self.capture = capture and self.stream is not None
+        self.graph: Optional[torch.cuda.CUDAGraph] = None
+        self.eager_steps = 0
+        self.exclusive = on_gpu and any(
+            getattr(module, 'p', 0) or getattr(module, 'drop_prob', 0) for module in self.model.modules())
+        self.resume()
+
+    def describe(self, data: ImageSet, mean: List[float], std: List[float]) -> None:
+        """Let the model's config say what it is trained on."""
+        cfg = self.model.pretrained_cfg
+        if cfg.get('label_names') != data.classes:
+            cfg.pop('tag', None)
+        cfg.update(num_classes=len(data.classes), label_names=data.classes, mean=tuple(mean), std=tuple(std),
+                   input_size=(3, *data.images.shape[1:3]))
+
+    def on_stream(self) -> AbstractContextManager:
+        return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
+
+    def train_step(self) -> None:
+        """Fill in what changes from step to step, then launch the step."""
+        seed, (epoch, position) = self.settings['seed'], divmod(self.step, self.steps_per_epoch)
+        if self.plan is None or position == 0:
+            plan = EpochPlan.draw(seed, epoch, len(self.train_batches.labels), self.device)
+            self.plan = self.plan or plan
+            for mine, drawn in zip(self.plan, plan, strict=True):
+                mine.copy_(drawn)
+        self.place.fill_(position * self.recipe.batch_size + self.rank * self.share)
+        self.lr.fill_(lr_at(self.recipe, self.step, self.total))
+        torch.manual_seed((seed * 1_000_003 + self.step) * 1_000 + self.rank)  # of dropout
+        if self.exclusive:  # graphs read the generator's state from the device, where there is one for all streams
+            torch.cuda.synchronize(self.device)
+        self.launch()
+        if self.exclusive:
+            torch.cuda.synchronize(self.device)
+        self.step += 1
+
+    def launch(self) -> None:
+        """Compute the step: kernel by kernel, or from the fourth on by replaying their graph."""
+        if self.capture and self.graph is None and self.eager_steps == EAGER_STEPS:
+            self.optimizer.zero_grad()
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph, stream=self.stream):
+                self.compute()
+        if self.graph is None:
+            self.compute()
+            self.eager_steps += 1
+        else:
+            self.graph.replay()
+
+    def compute(self) -> None:
+        """Forward, backward and update on this process's share of the batch, from device tensors alone."""
+        x, y = self.train_batches.train(self.plan, self.place + self.places)
+        self.optimizer.zero_grad()
+        size = self.recipe.bn_group or self.share
+        for part, target in zip(x.split(size), y.split(size), strict=True):
+            with torch.autocast(self.device.type, torch.bfloat16) if self.settings['amp'] else nullcontext():
+                logits = self.forward(part)
+            loss = F.cross_entropy(logits.float(), target, label_smoothing=self.recipe.label_smoothing)
+            loss = loss * (len(part) / self.share)
+            loss.backward()
+            self.loss_sum += loss.detach()
+        self.optimizer.step()
+
+    def advance(self, checkpoint_every: int = 0) -> None:
+        """One step, and what is due after it: a look at the loss, the epoch's end, a checkpoint."""
+        with self.on_stream():
+            self.train_step()
+            done = (self.step - 1) % self.steps_per_epoch + 1
+            ends = done == self.steps_per_epoch or self.step == self.total
+            if ends or done % 50 == 0:
+                loss = self.mean_loss(done)
+                if not math.isfinite(loss):
+                    self.state = 'diverged'
+                    self.error = (f'the loss is {loss} at step {self.step}: the run diverged; lower the learning rate or '
+                                  f'change the seed.')
+                    return
+            if ends:
+                self.end_epoch(done, loss)
+            if ends or (checkpoint_every and self.step % checkpoint_every == 0):
+                self.save()
+        if self.step == self.total:
+            self.state = 'finished'
+
+    def mean_loss(self, steps: int) -> float:
+        """Of the last `steps` steps of the epoch over all processes; waits for the device."""
+        loss = self.loss_sum / steps
+        if self.world > 1:
+            dist.all_reduce(loss)
+            loss /= self.world
+        return loss.item()
+
+    def read_clock(self) -> None:
+        now = time.perf_counter()
+        self.seconds += now - self.since
+        self.since = now
+
+    def end_epoch(self, steps: int, loss: float) -> None:
+        """Measure, log, and start the next epoch's sums."""
+        self.read_clock()
+        row = dict(epoch=len(self.history) + 1, step=self.step, lr=lr_at(self.recipe, self.step - 1, self.total),
+                   train_loss=loss, test_error=test_error(self.model, self.test_batches),
+                   seconds=round(self.seconds, 2),
+                   images_per_second=round(steps * self.recipe.batch_size / self.seconds, 1))
+        self.history.append(row)
+        self.loss_sum.zero_()
+        self.seconds, self.since = 0., time.perf_counter()
+        if self.rank == 0:
+            text = io.StringIO()
+            writer = csv.DictWriter(text, row, lineterminator='\n')
+            writer.writeheader()
+            writer.writerows(self.history)
+            write_atomically(self.output / 'log.csv', text.getvalue().encode())
+
+    def save(self) -> None:
+        """Write everything that the rest of the run depends on."""
+        self.read_clock()
+        if self.rank == 0:
+            buffer = io.BytesIO()
+            torch.save(dict(
+                settings=self.settings, recipe=asdict(self.recipe), step=self.step, history=self.history,
+                seconds=self.seconds, loss_sum=self.loss_sum, model=self.model.state_dict(), momentum=self.momentum(),
+            ), buffer)
+            write_atomically(self.output / 'checkpoint.pt', buffer.getvalue())
+
+    def momentum(self) -> Dict[str, torch.Tensor]:
+        state = self.optimizer.state
+        return {name: state[parameter]['momentum_buffer'] for name, parameter in self.model.named_parameters()}
+
+    def resume(self) -> None:
+        """Take up the checkpoint in the output folder, if there is one; in place, where a graph looks for it."""
+        self.since = time.perf_counter()
+        path = self.output / 'checkpoint.pt'
+        if not path.exists():
+            return
+        try:
+            state = torch.load(path, map_location='cpu', weights_only=True)
+            settings, recipe, momentum = state['settings'], state['recipe'], state['momentum']
+        except Exception as e:  # torch and zipfile raise a dozen classes for a file that is no checkpoint
+            raise UserError(f'{path} is no checkpoint of train.cifar: remove it or choose another --output.') from e
+        if settings != self.settings or recipe != asdict(self.recipe):
+            raise UserError(f'{path} belongs to a run with other settings: choose another --output or remove it.')
+        self.step, self.history, self.seconds = state['step'], state['history'], state['seconds']
+        self.loss_sum.copy_(state['loss_sum'])
+        self.model.load_state_dict(state['model'])
+        for name, buffer in self.momentum().items():
+            buffer.copy_(momentum[name])
+        if self.step == self.total:
+            self.state = 'finished'
+
+    def result(self, **facts: Any) -> Dict[str, Any]:
+        """What a result file holds: settings, outcome, curve, and what it ran on.
+
+        Args:
+            facts: What else it should say, first.
+        """
+        last = self.history[-1] if self.history else {}
+        return dict(
+            **facts,
+            **{key: self.settings[key] for key in ('model', 'model_kwargs', 'seed')},
+            state=self.state,
+            error=self.error,
+            recipe=asdict(self.recipe),
+            iterations=self.total,
+            step=self.step,
+            test_error=last.get('test_error') if self.state == 'finished' else None,
+            train_loss=last.get('train_loss'),
+            images_per_second=last.get('images_per_second'),
+            train_seconds=round(sum(row['seconds'] for row in self.history), 1),
+            processes=self.world,
+            precision='bfloat16 autocast' if self.settings['amp'] else 'float32',
+            peak_memory_bytes=peak_memory(self.device),
+            hardware=hardware(self.device),
+            versions=dict(python=platform.python_version(), torch=torch.__version__, timm=timm.__version__,
+                          timm_preact=timm_preact.__version__),
+            data=dict(zip(('train_sha256', 'test_sha256'), self.settings['data'], strict=True),
+                      classes=self.model.num_classes),
+            curve=self.history,
+        )
+
+    def finish(self, **facts: Any) -> Dict[str, Any]:
+        """Write the weights, the result and the curves; returns the result."""
+        if self.mean_image is not None:
+            write_atomically(self.output / 'mean_image.safetensors', save({'mean_image': self.mean_image}))
+        sha256 = export_model(self.model, self.output, self.settings['model_kwargs'])
+        result = self.result(**facts, weights_sha256=sha256)
+        write_atomically(self.output / 'run.json', json.dumps(result, indent=1).encode())
+        plot_run(result, self.output / 'curves.png')
+        return result
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if self.lock is not None:
+            self.lock.close()
+
+
+def lock_folder(folder: Path) -> io.IOBase:
+    """Make the folder and take it; it is free again when the returned file is closed or the process ends, however.
+
+    Raises:
+        UserError: Another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = open(folder / '.lock', 'w')
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+        lock.close()
+        raise UserError(f'another process trains in {folder}: wait for it, or choose another folder.') from e
+    return lock
+
+
+def train_together(runs: Iterable[Run], together: int = 1, checkpoint_every: int = 0,
+                   deadline: float = math.inf) -> Iterator[Run]:
+    """Train runs, several at a time, a step of each in turn.
+
+    Args:
+        runs: Taken up one by one as there is room, so that they may be made late.
+        together: How many train at a time.
+        checkpoint_every: Steps between the checkpoints of a run; 0 for the end of each epoch alone.
+        deadline: In time.monotonic's seconds; what is not done by then is saved and given back in the state 'cut'.
+
+    Yields:
+        Each run as it ends: 'finished', 'diverged' or 'cut'.
+    """
+    waiting, going = iter(runs), []
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with RunProgress() as progress:
+        while True:
+            while len(going) < together and (run := next(waiting, None)) is not None:
+                going.append(run)
+                progress.add(run)
+            if not going:
+                return
+            if time.monotonic() >= deadline:
+                for run in going:
+                    if run.state == 'running':
+                        run.save()
+                        run.state = 'cut'
+            for run in going:
+                if run.state == 'running':
+                    run.advance(checkpoint_every)
+                    progress.show(run)
+            for run in [run for run in going if run.state != 'running']:
+                going.remove(run)
+                yield run
+
+
+class RunProgress:
+    """How far runs are: a bar each on a terminal, a line an epoch elsewhere, nothing on processes but the first."""
+
+    def __init__(self):
+        self.lines = not sys.stderr.isatty() or (dist.is_initialized() and dist.get_rank() != 0)
+        self.bars = Progress(
+            TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            console=Console(stderr=True), disable=self.lines)
+        self.tasks: Dict[Run, int] = {}
+        self.epochs: Dict[Run, int] = {}
+
+    def __enter__(self) -> 'RunProgress':
+        if not self.lines:
+            self.bars.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if not self.lines:
+            self.bars.stop()
+
+    def add(self, run: Run) -> None:
+        if run.rank == 0:
+            self.tasks[run] = self.bars.add_task(run.output.name, total=run.total, completed=run.step)
+            self.epochs[run] = len(run.history)
+
+    def show(self, run: Run) -> None:
+        if run.rank != 0:
+            return
+        self.bars.update(self.tasks[run], completed=run.step)
+        if len(run.history) > self.epochs[run]:
+            self.epochs[run] = len(run.history)
+            last = run.history[-1]
+            error = f"test error {last['test_error']:.2f} %"
+            self.bars.update(self.tasks[run], description=f'{run.output.name}: {error}')
+            if self.lines:
+                print(f"{run.output.name}, epoch {last['epoch']}: loss {last['train_loss']:.4f}, {error}, "
+                      f"{last['images_per_second']:.0f} images/s", flush=True)
+
+
+def hardware(device: torch.device) -> str:
+    if device.type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    return f'{platform.machine()} CPU, {torch.get_num_threads()} threads'
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the tensors on a GPU, of the whole process on a CPU."""
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
