@@ -1,6 +1,7 @@
 """Speed against named peers, side by side in one run, alternating, medians of several rounds.
 
     python -m train.benchmark training --data DIR --timm-scripts pytorch-image-models
+    python -m train.benchmark steps --data DIR --model preact_resnet110 --together 5
     python -m train.benchmark creation           # needs pip install 'timm-preact[benchmark]'
     python -m train.benchmark imports
 
@@ -8,6 +9,7 @@ Each prints a table and writes train/results/benchmark_<name>.json. `--timm-scri
 huggingface/pytorch-image-models: timm's wheel holds no train.py.
 """
 import json
+import multiprocessing
 import os
 import platform
 import re
@@ -16,13 +18,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
-from typing import Callable, Dict, List
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Tuple
 
 import numpy as np
 import timm
 import torch
+import torch.nn.functional as F
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -30,10 +34,14 @@ from rich.table import Table
 from timm_preact.data import ImageSet, load_image_set
 from timm_preact.errors import UserError, one_sentence_errors
 from timm_preact.files import write_atomically
+from train.batches import EpochPlan
+from train.recipe import RECIPES, Recipe, lr_at, parameter_groups
+from train.run import Run, hardware, peak_memory
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / 'results'
 TRAIN_IMAGES, TEST_IMAGES, BATCH = 3840, 256, 128
+WARM_UP = 8  # steps before a clock runs: compilation, cuDNN's choice, the capture
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
@@ -63,8 +71,8 @@ def side_by_side(name: str, unit: str, contestants: Dict[str, Callable[[], float
     RESULTS.mkdir(exist_ok=True)
     write_atomically(RESULTS / f'benchmark_{name}.json', json.dumps(dict(
         command=' '.join(['python -m train.benchmark', *sys.argv[1:]]), unit=unit, rounds=measured, medians=medians,
-        hardware=f'{platform.machine()} CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads',
-        versions=dict(python=platform.python_version(), torch=torch.__version__, timm=timm.__version__), **facts,
+        versions=dict(python=platform.python_version(), torch=torch.__version__, timm=timm.__version__),
+        **dict(dict(hardware=hardware(torch.device('cpu'))), **facts),
     ), indent=1).encode())
 
 
@@ -140,6 +148,157 @@ def run(command: List[str]) -> str:
     if result.returncode:
         raise UserError(f'{" ".join(command[:3])} failed: {(result.stderr or result.stdout).strip()[-2000:]}')
     return result.stdout + result.stderr
+
+
+def plain_loop(model: torch.nn.Module, batches: Iterable[Tuple[torch.Tensor, torch.Tensor]], recipe: Recipe,
+               total: int, amp: bool) -> Iterator[torch.Tensor]:
+    """The loop that everyone writes: kernel by kernel, PyTorch's SGD as it comes.
+
+    Args:
+        model: In training mode, on the device of the batches.
+        batches: Images (B, 3, H, W) and labels (B,), augmented beforehand, which is a gift to this loop.
+        recipe: Of the optimizer and the loss.
+        total: Steps of the whole run, for the schedule.
+        amp: bfloat16 autocast.
+
+    Yields:
+        The loss of each step.
+    """
+    optimizer = torch.optim.SGD(
+        parameter_groups(model, recipe), lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
+    for step, (x, y) in enumerate(batches):
+        for group in optimizer.param_groups:
+            group['lr'] = lr_at(recipe, step, total)
+        with torch.autocast(x.device.type, torch.bfloat16) if amp else nullcontext():
+            loss = F.cross_entropy(model(x), y, label_smoothing=recipe.label_smoothing)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        yield loss.detach()
+
+
+def images_per_second(step: Callable[[], Any], images: int, steps: int, device: torch.device) -> float:
+    """Of `steps` calls that train on `images` images each, after a warm-up."""
+    for _ in range(WARM_UP):
+        step()
+    synchronize(device)
+    start = time.perf_counter()
+    for _ in range(steps):
+        step()
+    synchronize(device)
+    return images * steps / (time.perf_counter() - start)
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+
+
+def open_runs(model: str, seeds: Iterable[int], sets: List[ImageSet], folder: Path, device: torch.device,
+              **options: bool) -> List[Run]:
+    """Fresh runs of the paper's recipe, BatchNorm over the whole batch."""
+    hashes = [images.sha256 for images in sets]
+    return [Run(dict(model=model, model_kwargs={}, seed=seed, amp=True, data=hashes), RECIPES['paper'], *sets,
+                Path(tempfile.mkdtemp(dir=folder)), device, **options) for seed in seeds]
+
+
+def step_all(runs: List[Run]) -> None:
+    for run in runs:
+        with run.on_stream():
+            run.train_step()
+
+
+def in_process(model: str, seed: int, sets: List[ImageSet], folder: Path, device: str, steps: int,
+               barrier: multiprocessing.Barrier) -> None:
+    """One of several processes that train on a device at once: warm up, then step between two barriers."""
+    runs = open_runs(model, [seed], sets, folder, torch.device(device))
+    images_per_second(lambda: step_all(runs), BATCH, 0, torch.device(device))
+    barrier.wait(timeout=600)
+    for _ in range(steps):
+        step_all(runs)
+    synchronize(torch.device(device))
+    barrier.wait(timeout=600)
+
+
+@app.command()
+@one_sentence_errors
+def steps(
+        data: str = typer.Option(help='CIFAR-10 as train.cifar reads it.'),
+        model: str = typer.Option('preact_resnet110', help='Registered name.'),
+        device: str = typer.Option('cuda' if torch.cuda.is_available() else 'cpu', help='Where to train.'),
+        together: int = typer.Option(5, help='Runs at once.'),
+        steps: int = typer.Option(200, help='Steps of a measurement.'),
+        rounds: int = typer.Option(3, help='Measurements of each.'),
+        compile_model: bool = typer.Option(False, '--compile', help='Measure the compiled network too.'),
+) -> None:
+    """Training steps of batch 128 by train.run, alone, together and compiled, against a plain PyTorch loop.
+
+    The plain loop gets its batch augmented and on the device. Rates are of all runs together; 64,000 steps, the paper's
+    length, are 8.192 million images.
+    """
+    where = torch.device(device)
+    sets = [load_image_set(data, split) for split in ('train', 'test')]
+    memory: Dict[str, int] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+
+        def measured(name: str, measure: Callable[[], float]) -> Callable[[], float]:
+            def measure_with_memory() -> float:
+                if where.type == 'cuda':
+                    torch.cuda.empty_cache()
+                    torch.cuda.reset_peak_memory_stats(where)
+                rate = measure()
+                if where.type == 'cuda':
+                    memory[name] = peak_memory(where)
+                return rate
+            return measure_with_memory
+
+        def ours(count: int = 1, **options: bool) -> float:
+            runs = open_runs(model, range(count), sets, folder, where, **options)
+            try:
+                return images_per_second(lambda: step_all(runs), count * BATCH, steps, where)
+            finally:
+                for run in runs:
+                    run.close()
+
+        def plain(amp: bool) -> float:
+            run, = open_runs(model, [0], sets, folder, where)
+            plan = EpochPlan.draw(0, 0, len(sets[0].labels), where)
+            batch = run.train_batches.train(plan, run.places)
+            loop = plain_loop(run.model, iter(lambda: batch, None), run.recipe, run.total, amp)
+            run.close()
+            return images_per_second(lambda: next(loop), BATCH, steps, where)
+
+        def processes(count: int) -> float:
+            context = multiprocessing.get_context('spawn')
+            barrier = context.Barrier(count + 1)
+            workers = [context.Process(target=in_process, args=(model, seed, sets, folder, device, steps, barrier))
+                       for seed in range(count)]
+            for worker in workers:
+                worker.start()
+            barrier.wait(timeout=600)
+            start = time.perf_counter()
+            barrier.wait(timeout=600)
+            seconds = time.perf_counter() - start
+            for worker in workers:
+                worker.join()
+            return count * BATCH * steps / seconds
+
+        contestants = {'train.run': ours}
+        if compile_model:
+            contestants['train.run, compiled'] = lambda: ours(compile_model=True)
+        if where.type == 'cuda':
+            contestants['train.run, no capture'] = lambda: ours(capture=False)
+        contestants.update({
+            'plain loop, bfloat16': lambda: plain(amp=True),
+            'plain loop, float32': lambda: plain(amp=False),
+            f'train.run, {together} runs together': lambda: ours(together),
+            f'train.run, {together} processes': lambda: processes(together),
+        })
+        side_by_side(
+            f'steps_{model}_{where.type}', 'images/s',
+            {name: measured(name, measure) for name, measure in contestants.items()}, rounds, model=model,
+            batch_size=BATCH, steps=steps, hardware=hardware(where), peak_memory_bytes=memory)
 
 
 @app.command()

@@ -4,11 +4,11 @@
     python -m train.cifar preact_resnet20 --data DIR --recipe modern --epochs 60 --output runs/20
     torchrun --nproc-per-node 2 -m train.cifar preact_resnet164 --data DIR --recipe paper --output runs/164-0
 
-The command is also the way to resume: run again, it goes on from the last checkpoint in --output. All randomness of an
-epoch (order, crops, flips) is drawn from (seed, epoch) and that of a step (dropout) from (seed, step), the learning rate
-is a function of the step alone, and the reported error is the last epoch's. --output receives log.csv, run.json,
-curves.png, checkpoint.pt, and at the end model.safetensors with its config.json. timm's configs know no mean image: with
---mean pixel it is written to mean_image.safetensors, and config.json has its channel averages.
+The command is also the way to resume: run again, it goes on from the last checkpoint in --output. All randomness of
+an epoch (order, crops, flips) is drawn from (seed, epoch) and that of a step (dropout) from (seed, step), the learning
+rate is a function of the step alone, and the reported error is the last epoch's. --output receives log.csv, run.json,
+curves.png, checkpoint.pt, and at the end model.safetensors with its config.json. timm's configs know no mean image:
+with --mean pixel it is written to mean_image.safetensors, and config.json has its channel averages.
 """
 import os
 import sys

@@ -4,8 +4,8 @@ A step is launched from a few device tensors that the host fills in before it: w
 its learning rate. Everything else it needs lies on the device. So on a GPU the whole step (augmentation, forward,
 backward, update) is captured once as a CUDA graph and replayed: the nets of the paper are a thousand small kernels a
 step, and launching those one by one takes longer than computing them. Runs that train together take turns, a step each,
-every one on its own stream: a GPU computes them side by side, a CPU one after the other, and each gets what it would get
-alone.
+every one on its own stream: a GPU computes them side by side, a CPU one after the other, and each gets what it would
+get alone.
 """
 import csv
 import fcntl
@@ -38,9 +38,13 @@ from train.batches import Batches, EpochPlan, statistics, test_error
 from train.figures import plot_run
 from train.recipe import Recipe, lr_at, parameter_groups
 
-__all__ = ['Run', 'train_together']
+__all__ = ['FolderTaken', 'Run', 'train_together']
 
 EAGER_STEPS = 3  # before a capture: cuDNN chooses its algorithms, the allocator finds its sizes
+
+
+class FolderTaken(UserError):
+    """Another process trains in the folder."""
 
 
 class Run:
@@ -57,7 +61,7 @@ class Run:
         capture: Capture the step as a CUDA graph; on a GPU, in a run of one process.
 
     Raises:
-        UserError: The batch does not fit the data, the checkpoint there is another's, or another process has the folder.
+        UserError: The batch does not fit the data, the checkpoint is another run's, or another process has the folder.
     """
 
     def __init__(self, settings: Dict[str, Any], recipe: Recipe, train: ImageSet, test: ImageSet, output: Path,
@@ -180,8 +184,8 @@ class Run:
                 loss = self.mean_loss(done)
                 if not math.isfinite(loss):
                     self.state = 'diverged'
-                    self.error = (f'the loss is {loss} at step {self.step}: the run diverged; lower the learning rate or '
-                                  f'change the seed.')
+                    self.error = (f'the loss is {loss} at step {self.step}: the run diverged; lower the learning rate '
+                                  f'or change the seed.')
                     return
             if ends:
                 self.end_epoch(done, loss)
@@ -306,7 +310,7 @@ def lock_folder(folder: Path) -> io.IOBase:
     """Make the folder and take it; it is free again when the returned file is closed or the process ends, however.
 
     Raises:
-        UserError: Another process has it.
+        FolderTaken: Another process has it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = open(folder / '.lock', 'w')
@@ -314,7 +318,7 @@ def lock_folder(folder: Path) -> io.IOBase:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as e:
         lock.close()
-        raise UserError(f'another process trains in {folder}: wait for it, or choose another folder.') from e
+        raise FolderTaken(f'another process trains in {folder}: wait for it, or choose another folder.') from e
     return lock
 
 
@@ -336,7 +340,8 @@ def train_together(runs: Iterable[Run], together: int = 1, checkpoint_every: int
         torch.cuda.reset_peak_memory_stats()
     with RunProgress() as progress:
         while True:
-            while len(going) < together and (run := next(waiting, None)) is not None:
+            while (len(going) < together and time.monotonic() < deadline
+                   and (run := next(waiting, None)) is not None):
                 going.append(run)
                 progress.add(run)
             if not going:

@@ -1,39 +1,63 @@
-"""The paper's Tables 1 to 4 on CIFAR, row by row: what was run, what is missing, run it, report it.
+"""The paper's Tables 1 to 4 on CIFAR, row by row: what was run, what is missing, run it, report it, draw it.
 
     python -m train.tables list
-    python -m train.tables run 110-full 110-orig --seeds 5 --data data
-    python -m train.tables run --all --budget 25m --data data
+    python -m train.tables run 110-full 110-orig --seeds 5 --together 5 --data data
+    python -m train.tables run --all --budget 25m --data uoft-cs
     python -m train.tables report
+    python -m train.tables plot
 
---data names a folder with cifar10/ and cifar100/, each as train.cifar reads it. A run is one call of train.cifar; the
-same command goes on where it stopped. Its result is one file in train/results/tables, which holds the command, the
-seed, the hardware and the curve, and a table's number is computed from these files alone. A row of the small copy has
-20 layers and 4 epochs: it shows which of the paper's differences need no depth, and is never mixed with the paper's.
+--data names a folder with cifar10/ and cifar100/, each as train.cifar reads it, or the owner of two such data sets on
+the Hub; anything else that train.cifar reads is someone's own data, on which the rows then run. A run is what
+train.cifar does with the command in its result file, and goes on where it stopped. Its result is one file in
+train/results/tables (--results for another folder), and a table's number is computed from these files alone: results of
+several machines merge by copying the files together. Campaigns may share a folder of runs: each leaves to the others
+what they are at. --share 0/8 takes every eighth run, for machines that share nothing; torchrun's ranks do so unasked.
+
+A row of the small copy has 20 layers and 4 epochs: it shows which of the paper's differences need no depth, and is
+never mixed with the paper's.
 """
-import csv
-import fcntl
+import functools
 import hashlib
 import json
 import math
-import platform
+import os
+import re
 import statistics
 import subprocess
 import sys
 import time
-from collections import defaultdict
-from contextlib import contextmanager
+from collections import Counter, defaultdict
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
+import torch
 import typer
 
+from timm_preact.data import ImageSet, load_image_set
 from timm_preact.errors import UserError, one_sentence_errors
 from timm_preact.files import write_atomically
+from timm_preact.weights.sources import SOURCES
+from train.figures import plot_comparisons
+from train.recipe import choose_recipe
+from train.run import FolderTaken, Run, train_together
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / 'train' / 'results' / 'tables'
+RESULTS = ROOT / 'train' / 'results'
+README = ROOT / 'README.md'
+MARKS = '<!-- results -->', '<!-- /results -->'
 SMALL_EPOCHS = 4
+MODERN_EPOCHS = 200
 FAIL = 20.  # the paper's word for a test error above it, in percent
+PAPER_RUNS = 5
+DATA = ('cifar10', 'cifar100')
+# Of the training images and the test images, as ImageSet.sha256 has it
+CIFAR: Dict[str, List[str]] = {
+    'cifar10': ['e7e912a8c6333907de72724e1c12b6242f4d951c24cbcccedcfa406ea340a13c',
+                '9e679641927cac7f96fbd18f3253e0fbca071e2fe5bde8c71b6b6f50a01e834d'],
+    'cifar100': ['41448caca7bac6b27ff72d52c429308abc69dfb60ab0724c2711468d8e8380ad',
+                 '057c7829f3bb825efb9c56a9d647782cefd4fabb158ade568c969721521850d0'],
+}
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -45,23 +69,28 @@ class Row(NamedTuple):
         tables: Where it stands.
         case: What the paper calls it.
         model: Registered name.
-        paper: Test error in percent, the median of 5 runs; 'fail'; or None where the paper has no such run.
+        paper: Test error in percent; 'fail'; or None where the paper has no such run.
+        kind: Of the paper's number: 'median' of 5 runs; 'run' of one; 'fail'; or 'pytorchcv', the number of a peer.
+        mean: Mean and standard deviation, where the paper has them beside the median.
         data: 'cifar10' or 'cifar100'.
         model_kwargs: Constructor arguments beside the name's own.
-        options: Of train.cifar.
+        options: Of train.cifar; its recipe and what is changed in it.
     """
     tables: str
     case: str
     model: str
     paper: Any
+    kind: str = 'median'
+    mean: Optional[Tuple[float, float]] = None
     data: str = 'cifar10'
     model_kwargs: Dict[str, Any] = {}
-    options: Dict[str, Any] = {'recipe': 'paper', 'bn-group': 64}
+    options: Dict[str, Any] = {'recipe': 'paper', 'bn_group': 64}
 
 
 def _table1(key: str, case: str, paper: Any, merge: str, **merge_kwargs: float) -> Tuple[str, Row]:
     model_kwargs = dict(merge_kwargs=merge_kwargs) if merge_kwargs else {}
-    return f'110-{key}', Row('1', case, f'preact_resnet110_orig_{merge}', paper, model_kwargs=model_kwargs)
+    kind = 'fail' if paper == 'fail' else 'median'
+    return f'110-{key}', Row('1', case, f'preact_resnet110_orig_{merge}', paper, kind, model_kwargs=model_kwargs)
 
 
 PLACEMENTS = {
@@ -79,10 +108,8 @@ def _named(depth: str, placement: str) -> str:
 
 # In the order in which `run --all` takes them: the paper's claim first
 PAPER_ROWS: Dict[str, Row] = {
-    **{f'110-{p}': Row('1, 2, 3' if p == 'orig' else '2, 3' if p == 'full' else '2', PLACEMENTS[p][0], _named('110', p),
-                       PLACEMENTS[p][1]) for p in ('full', 'orig')},
-    **{f'110-{p}': Row('2', case, _named('110', p), paper)
-       for p, (case, paper, _) in PLACEMENTS.items() if p not in ('full', 'orig')},
+    **{f'110-{p}': Row(tables, PLACEMENTS[p][0], _named('110', p), PLACEMENTS[p][1]) for p, tables in (
+        ('full', '2, 3'), ('orig', '1, 2, 3, 4'), ('bn_after_add', '2'), ('relu_before_add', '2'), ('relu_only', '2'))},
     **dict([
         _table1('const_scale_0_1', 'constant scaling 0, 1', 'fail', 'const_scale', shortcut=0., residual=1.),
         _table1('const_scale_0.5_1', 'constant scaling 0.5, 1', 'fail', 'const_scale', shortcut=0.5, residual=1.),
@@ -100,107 +127,208 @@ PAPER_ROWS: Dict[str, Row] = {
     '110-1layer-orig': Row('3', '1-layer skip, original', 'preact_resnet110_1layer_orig', 9.90),
     '164-full-cifar100': Row('3, 4', 'full pre-activation', 'preact_resnet164', 24.33, data='cifar100'),
     '164-orig-cifar100': Row('3, 4', 'original', 'preact_resnet164_orig', 25.16, data='cifar100'),
-    '1001-full': Row('3, 4', 'full pre-activation', 'preact_resnet1001', 4.92),
+    '1001-full': Row('3, 4', 'full pre-activation', 'preact_resnet1001', 4.92, mean=(4.89, 0.14)),
     '1001-orig': Row('3', 'original', 'preact_resnet1001_orig', 7.61),
-    '1001-full-cifar100': Row('3, 4', 'full pre-activation', 'preact_resnet1001', 22.71, data='cifar100'),
+    '1001-full-cifar100': Row(
+        '3, 4', 'full pre-activation', 'preact_resnet1001', 22.71, mean=(22.68, 0.22), data='cifar100'),
     '1001-orig-cifar100': Row('3, 4', 'original', 'preact_resnet1001_orig', 27.82, data='cifar100'),
-    '1001-full-batch64': Row(
-        '4', 'full pre-activation, batch 64', 'preact_resnet1001', 4.62, options={'recipe': 'torch', 'bn-group': 32}),
+    '1001-full-batch64': Row('4', 'full pre-activation, batch 64', 'preact_resnet1001', 4.62, mean=(4.69, 0.20),
+                             options={'recipe': 'torch', 'bn_group': 32}),
+    '1202-orig': Row(
+        '4', 'original, 1202 layers', 'preact_resnet110_orig', 7.93, 'run', model_kwargs={'layers': [200, 200, 200]}),
+}
+MODERN_ROWS: Dict[str, Row] = {
+    f'{depth}-modern' + ('' if data == 'cifar10' else f'-{data}'): Row(
+        '-', f'ResNet-{depth}, recipe modern', f'preact_resnet{depth}',
+        SOURCES[f'preact_resnet{depth}_pcv.{data}'].reported[0], 'pytorchcv', data=data,
+        options={'recipe': 'modern', 'epochs': MODERN_EPOCHS})
+    for depth in (20, 110, 164, 1001) for data in DATA
 }
 SMALL_ROWS: Dict[str, Row] = {
     key.replace('110-', '20-'): row._replace(
-        paper=None, model_kwargs=dict(row.model_kwargs, layers=[3, 3, 3]),
-        options={'recipe': 'modern', 'epochs': SMALL_EPOCHS})
+        model_kwargs=dict(row.model_kwargs, layers=[3, 3, 3]), options={'recipe': 'modern', 'epochs': SMALL_EPOCHS})
     for key, row in PAPER_ROWS.items() if key.startswith('110-') and '3' != row.tables
 }
-ROWS = {**PAPER_ROWS, **SMALL_ROWS}
+ROWS = {**PAPER_ROWS, **MODERN_ROWS, **SMALL_ROWS}
+# What the paper draws, by figure and panel: the original, and what it is compared with
+FIGURES: Dict[str, Dict[str, Tuple[str, str]]] = {
+    'figure1': {'ResNet-1001': ('1001-orig', '1001-full')},
+    'figure3': {'ResNet-110: constant scaling': ('110-orig', '110-const_scale_0.5_0.5'),
+                'ResNet-110: exclusive gating': ('110-orig', '110-excl_gate_-6'),
+                'ResNet-110: shortcut-only gating': ('110-orig', '110-shortcut_gate_0'),
+                'ResNet-110: 1x1 conv shortcut': ('110-orig', '110-conv_shortcut')},
+    'figure6': {'ResNet-110: BN after addition': ('110-orig', '110-bn_after_add'),
+                'ResNet-164: pre-activation': ('164-orig', '164-full')},
+}
+SMALL_FIGURES = {
+    f'small_{name}': {re.sub(r'ResNet-\d+', '20 layers', title): tuple(re.sub(r'^\d+-', '20-', key) for key in keys)
+                      for title, keys in panels.items()}
+    for name, panels in FIGURES.items() if name != 'figure1'
+}
 
 
-def command_of(key: str, seed: int, data: Path, output: Path, extra: Tuple[str, ...] = ()) -> List[str]:
+def command_of(key: str, seed: int, data: str, output: Path, extra: Tuple[str, ...] = ()) -> List[str]:
     """Arguments of train.cifar for one run of a row."""
     row = ROWS[key]
-    options = [word for name, value in row.options.items() for word in (f'--{name}', str(value))]
+    options = [word for name, value in row.options.items() for word in (f'--{name.replace("_", "-")}', str(value))]
     kwargs = [word for name, value in row.model_kwargs.items()
               for word in ('--model-kwargs', f'{name}={json.dumps(value)}')]
-    return [row.model, '--data', str(data / row.data), *options, *kwargs, '--seed', str(seed), *extra, '--output',
+    return [row.model, '--data', data_of(row, data), *options, *kwargs, '--seed', str(seed), *extra, '--output',
             str(output)]
 
 
-def result_file(key: str, seed: int) -> Path:
-    return RESULTS / f'{key}.seed{seed}.json'
+def data_of(row: Row, data: str) -> str:
+    """What train.cifar's --data is for a row, see the module's docstring."""
+    folder = Path(data)
+    if any((folder / name).exists() for name in DATA) or not (folder.exists() or '/' in data):
+        return str(folder / row.data)
+    return data
 
 
-def collect() -> Dict[str, List[Dict[str, Any]]]:
-    """The results of each row, by seed; a file that is none is named on stderr and left out."""
-    results = defaultdict(list)
-    for path in sorted(RESULTS.glob('*.json')):
+@functools.lru_cache(maxsize=2)
+def load_sets(source: str) -> Tuple[ImageSet, ImageSet]:
+    return load_image_set(source, 'train'), load_image_set(source, 'test')
+
+
+def result_file(results: Path, key: str, seed: int) -> Path:
+    return results / 'tables' / f'{key}.seed{seed}.json'
+
+
+def read_result(path: Path) -> Dict[str, Any]:
+    """One result.
+
+    Raises:
+        ValueError: The file is none.
+    """
+    result = json.loads(path.read_text())
+    try:
+        key, state, error, curve = (result[field] for field in ('row', 'state', 'test_error', 'curve'))
+        if key not in ROWS or path.name != f"{key}.seed{result['seed']}.json":
+            raise ValueError('it is named after another row or seed')
+        if state not in ('finished', 'diverged', 'cut'):
+            raise ValueError(f'its state is {state}')
+        if state == 'finished' and not (0 <= error <= 100 and curve[-1]['test_error'] == error):
+            raise ValueError('its error is not that of its last epoch')
+        if state != 'finished' and not 0 <= result['step'] <= result['iterations']:
+            raise ValueError('its step is none')
+        Counter(result['data'].values()), str(result['hardware'])
+    except (LookupError, TypeError, AttributeError) as e:
+        raise ValueError(f'it lacks {e}') from e
+    return result
+
+
+def collect(results: Path) -> Dict[str, List[Dict[str, Any]]]:
+    """The results of each row, by seed; a file that is none, or of other data than the rest, is named and left out."""
+    found: Dict[str, List[Dict[str, Any]]] = defaultdict(list)
+    by_data: Dict[str, Counter] = defaultdict(Counter)
+    for path in sorted((results / 'tables').glob('*.json')):
         try:
-            result = json.loads(path.read_text())
-            key, seed = result['row'], result['seed']
-            if path != result_file(key, seed) or result['state'] not in ('finished', 'diverged'):
-                raise ValueError('it belongs to another row or seed')
-            if key not in ROWS or not isinstance(result['test_error'], (int, float)):
-                raise ValueError('it has no row or no error')
-        except (ValueError, KeyError, TypeError) as e:
+            result = read_result(path)
+        except ValueError as e:
             print(f'warning: {path} is no result ({e}): it is left out.', file=sys.stderr)
             continue
-        results[key].append(result)
-    return results
+        found[result['row']].append(result)
+        by_data[ROWS[result['row']].data][result['data']['train_sha256']] += 1
+    for key, runs in found.items():
+        usual = by_data[ROWS[key].data].most_common(1)[0][0]
+        for result in [result for result in runs if result['data']['train_sha256'] != usual]:
+            path = result_file(results, key, result['seed'])
+            print(f'warning: {path} is of other data than the rest: it is left out.', file=sys.stderr)
+            runs.remove(result)
+        runs.sort(key=lambda result: result['seed'])
+    return found
 
 
-def measured(results: List[Dict[str, Any]]) -> Optional[float]:
+def ended(runs: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
+    """Those that count: finished or diverged, not cut."""
+    return [result for result in runs if result['state'] != 'cut']
+
+
+def measured(runs: List[Dict[str, Any]]) -> Optional[float]:
     """The median test error in percent, a diverged run counting as above every other; None without runs."""
-    errors = [result['test_error'] if result['state'] == 'finished' else math.inf for result in results]
+    errors = [result['test_error'] if result['state'] == 'finished' else math.inf for result in ended(runs)]
     return statistics.median(errors) if errors else None
 
 
-def shown(error: Any) -> str:
+def shown(error: Any, mean: Optional[Tuple[float, float]] = None) -> str:
     """As the paper prints it."""
-    if error is None:
-        return '-'
-    return 'fail' if error == 'fail' or error > FAIL else f'{error:.2f}'
+    if error is None or error == 'fail':
+        return error or '-'
+    return f'{error:.2f}' + (f' ({mean[0]:.2f} ± {mean[1]:.2f})' if mean else '')
 
 
-def table(rows: Dict[str, Row], results: Dict[str, List[Dict[str, Any]]], small: bool) -> str:
+def cells_of(key: str, runs: List[Dict[str, Any]]) -> List[str]:
+    """Row, where it stands in the paper, the paper's number, ours, of how many runs, their range."""
+    row, ours = ROWS[key], measured(runs)
+    errors = [result['test_error'] for result in runs if result['state'] == 'finished']
+    spread = f'{min(errors):.2f} to {max(errors):.2f}' if len(errors) > 1 else '-'
+    ours = 'diverged' if ours == math.inf else shown(ours)
+    return [f'`{key}`', row.tables, row.case, row.data, shown(row.paper, row.mean), ours,
+            f'{len(ended(runs))} of {PAPER_RUNS}', spread]
+
+
+def table(rows: Dict[str, Row], results: Dict[str, List[Dict[str, Any]]], reference: str = 'paper') -> str:
     """Markdown: the paper's number beside ours, how many runs it is of, and their range."""
-    lines = ['| row | table | case | paper (110 layers) | ours | runs | range |' if small else
-             '| row | table | case | data | paper | ours | runs | range |', '|---|' + '---|' * (6 if small else 7)]
-    for key, row in rows.items():
-        errors = [result['test_error'] for result in results.get(key, []) if result['state'] == 'finished']
-        spread = f'{min(errors):.2f} to {max(errors):.2f}' if len(errors) > 1 else '-'
-        paper = PAPER_ROWS[key.replace('20-', '110-', 1)].paper if small else row.paper
-        data = [] if small else [row.data]
-        ours = measured(results.get(key, []))
-        ours = '-' if ours is None else 'diverged' if math.isinf(ours) else f'{ours:.2f}'
-        cells = [f'`{key}`', row.tables, row.case, *data, shown(paper), ours, str(len(results.get(key, []))), spread]
-        lines.append(f'| {" | ".join(cells)} |')
-    return '\n'.join(lines)
+    lines = [f'| row | table | case | data | {reference} | ours | runs | range |', '|---|---|---|---|--:|--:|--:|---|']
+    return '\n'.join([*lines, *(f'| {" | ".join(cells_of(key, results.get(key, [])))} |' for key in rows)])
 
 
-def report() -> str:
-    """train/results/README.md, from the result files alone."""
-    results = collect()
-    ran = [result for runs in results.values() for result in runs]
-    hardware = sorted({result['hardware'] for result in ran})
-    return f"""# Measured runs
+def sections(results: Dict[str, List[Dict[str, Any]]], ran_only: bool) -> Iterator[str]:
+    """Heading, remark and table of each set of rows; with `ran_only`, of the rows that have runs."""
+    level = '###' if ran_only else '##'
+    for title, remark, rows, reference in (
+            ("The paper's rows", 'Measured by the recipe of the appendix, BatchNorm over 64 images as on its two GPUs.',
+             PAPER_ROWS, 'paper'),
+            ('Rows of a modern recipe', f'{MODERN_EPOCHS} epochs of the recipe `modern`, beside what pytorchcv reports '
+             'for its networks of these depths.', MODERN_ROWS, 'pytorchcv'),
+            ('A small copy', f"20 layers (3 units a stage), {SMALL_EPOCHS} epochs of the recipe `modern`, beside the "
+             "paper's 110 layers and 164 epochs: not its experiment, and not comparable with its numbers. It shows "
+             'which differences need no depth.', SMALL_ROWS, 'paper, 110 layers')):
+        chosen = {key: row for key, row in rows.items() if not ran_only or ended(results.get(key, []))}
+        if chosen:
+            yield f'{level} {title}\n\n{remark}\n\n{table(chosen, results, reference)}\n'
+        else:
+            yield f'{level} {title}\n\nNone of the {len(rows)} rows has a run yet.\n'
 
-Written by `python -m train.tables report` from the files in `tables/`, one a run, each with its command, seed,
-versions, hardware and curve. Errors are test errors in percent of the last epoch; ours is the median of the runs, the
-paper's the median of 5, 'fail' above {FAIL:.0f} %.
 
-## The paper's rows
+STATISTIC = (
+    f"Errors are test errors of the last epoch in percent. Ours is the median of the runs; the paper's is the median "
+    f"of {PAPER_RUNS}, with mean and standard deviation in brackets where it has them, and 'fail' above {FAIL:.0f}.")
 
-{table(PAPER_ROWS, results, small=False)}
 
-## A small copy
+def report(results: Path) -> str:
+    """README.md of a folder of results, from its files alone."""
+    found = collect(results)
+    ran = [result for runs in found.values() for result in runs]
+    unfinished = [f"{key}, seed {result['seed']}: {result['state']} at step {result['step']} of {result['iterations']}"
+                  for key, runs in found.items() for result in runs if result['state'] != 'finished']
+    figures = [f'![{name}]({name}.png)\n' for name in {**FIGURES, **SMALL_FIGURES} if panels_of(name, found)]
+    return '\n'.join([
+        '# Measured runs\n',
+        'Written by `python -m train.tables report` from the files in [tables](tables), one a run, each with its '
+        f'command, seed, versions, hardware and curve. {STATISTIC}\n',
+        *sections(found, ran_only=False),
+        f'Not finished: {"; ".join(unfinished) or "none"}.\n',
+        f'Hardware: {"; ".join(sorted({result["hardware"] for result in ran})) or "none yet"}.\n',
+        *(['## Curves\n\nDrawn by `python -m train.tables plot`.\n'] if figures else []),
+        *figures])
 
-20 layers (3 units a stage), {SMALL_EPOCHS} epochs of the recipe `modern`: not the paper's experiment, and not
-comparable with its numbers. It shows which differences need no depth.
 
-{table(SMALL_ROWS, results, small=True)}
+def readme_block(results: Path) -> str:
+    """What stands between the marks in the project's README: the rows that have runs."""
+    return f'{STATISTIC} `python -m train.tables run ROW --data DIR` is the command of each row.\n\n' + '\n'.join(
+        sections(collect(results), ran_only=True))
 
-Hardware: {"; ".join(hardware) or "none yet"}.
-"""
+
+def panels_of(name: str, found: Dict[str, List[Dict[str, Any]]]) -> Dict[str, Dict[str, List[Dict[str, Any]]]]:
+    """What a figure shows of the results: the comparisons of which both rows have a finished run."""
+    panels = {}
+    for title, keys in {**FIGURES, **SMALL_FIGURES}[name].items():
+        lines = {ROWS[key].case: [result for result in found.get(key, []) if result['state'] == 'finished']
+                 for key in keys}
+        if all(lines.values()):
+            panels[title] = lines
+    return panels
 
 
 def seconds_of(budget: str) -> float:
@@ -211,95 +339,172 @@ def seconds_of(budget: str) -> float:
     return int(budget[:-1]) * unit
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """One campaign a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / '.lock', 'w') as lock:
+def share_of(share: Optional[str]) -> slice:
+    """Every N-th run from the K-th on, of K/N; without it, what torchrun's environment says, else all."""
+    share = share or f"{os.environ.get('RANK', 0)}/{os.environ.get('WORLD_SIZE', 1)}"
+    match = re.fullmatch(r'(\d+)/(\d+)', share)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise UserError(f'--share {share} is no share: write K/N with K from 0 to N-1.')
+    return slice(int(match[1]), None, int(match[2]))
+
+
+def rows_named(patterns: List[str]) -> List[str]:
+    """The rows that names with wildcards mean, in the order of ROWS for each."""
+    keys = []
+    for pattern in patterns:
+        matches = [key for key in ROWS if fnmatchcase(key, pattern)]
+        if not matches:
+            raise UserError(f'{pattern} is no row: python -m train.tables list names them.')
+        keys += [key for key in matches if key not in keys]
+    return keys
+
+
+class Campaign(NamedTuple):
+    """How runs are made, and where they and their results are kept."""
+    data: str
+    runs: Path
+    results: Path
+    device: torch.device
+    together: int
+    compile_model: bool
+    capture: bool
+
+    def has_ended(self, key: str, seed: int) -> bool:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as e:
-            raise UserError(f'another campaign runs in {folder}: wait for it, or choose another --runs.') from e
-        yield
+            return read_result(result_file(self.results, key, seed))['state'] != 'cut'
+        except (OSError, ValueError):
+            return False
+
+    def open(self, key: str, seed: int) -> Run:
+        """The run, from its checkpoint if there is one."""
+        row = ROWS[key]
+        sets = load_sets(data_of(row, self.data))
+        hashes = [images.sha256 for images in sets]
+        if self.results == RESULTS and hashes != CIFAR[row.data]:
+            raise UserError(f'{data_of(row, self.data)} is not {row.data}: name a folder of its own by --results.')
+        settings = dict(model=row.model, model_kwargs=row.model_kwargs, seed=seed, amp=True, data=hashes)
+        return Run(settings, choose_recipe(**row.options), *sets, self.runs / f'{key}.seed{seed}', self.device,
+                   self.compile_model, self.capture)
+
+    def record(self, run: Run, key: str, seed: int) -> None:
+        """Write the result file."""
+        extra = ('--compile',) * self.compile_model + ('--no-capture',) * (not self.capture)
+        facts = dict(
+            row=key, seed=seed, commit=head_commit(), trainer_sha256=trainer_sha256(), together=self.together,
+            command=' '.join(['python -m train.cifar', *command_of(key, seed, self.data, run.output, extra)]),
+            recipe_name=ROWS[key].options['recipe'])
+        result = run.finish(**facts) if run.state == 'finished' else run.result(**facts)
+        path = result_file(self.results, key, seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(result, indent=1).encode())
+        print(f'{key}, seed {seed}: {run.state}', flush=True)
+
+    def train(self, todo: List[Tuple[str, int]], deadline: float) -> None:
+        """Train what of `todo` has not ended, in its order; leave alone what another process is at."""
+        opened: Dict[Run, Tuple[str, int]] = {}
+        left = []
+
+        def missing() -> Iterator[Run]:
+            for key, seed in todo:
+                if self.has_ended(key, seed):
+                    continue
+                try:
+                    run = self.open(key, seed)
+                except FolderTaken as e:
+                    left.append(e)
+                    continue
+                if self.has_ended(key, seed):  # by the process that had the folder until now
+                    run.close()
+                    continue
+                opened[run] = key, seed
+                yield run
+
+        for run in train_together(missing(), self.together, deadline=deadline):
+            self.record(run, *opened[run])
+            run.close()
+        if left and not opened:
+            raise left[0]
 
 
-def train(key: str, seed: int, data: Path, runs: Path, extra: Tuple[str, ...], seconds: Optional[float]) -> str:
-    """Run or go on with one run; 'finished', 'diverged' or, when the time is up, 'cut'."""
-    output = runs / f'{key}.seed{seed}'
-    head = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    trainer = hashlib.sha256((ROOT / 'train' / 'cifar.py').read_bytes()).hexdigest()
-    arguments = command_of(key, seed, data, output, extra)
-    process = subprocess.Popen([sys.executable, '-m', 'train.cifar', *arguments], cwd=ROOT, stderr=subprocess.PIPE,
-                               text=True)
-    try:
-        _, errors = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        return 'cut'
-    if process.returncode == 0:
-        result = dict(json.loads((output / 'run.json').read_text()), state='finished')
-    elif 'diverged' in errors:
-        log = output / 'log.csv'
-        result = dict(model=ROWS[key].model, seed=seed, test_error=100., state='diverged', error=errors.strip(),
-                      hardware=platform.machine(), curve=list(csv.DictReader(log.open())) if log.exists() else [])
-    else:
-        raise UserError(f'{key} with seed {seed} ended early: {errors.strip().removeprefix("error: ")}')
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    result.update(row=key, commit=head or None, command=' '.join(['python -m train.cifar', *arguments]),
-                  trainer_sha256=trainer)
-    write_atomically(result_file(key, seed), json.dumps(result, indent=1).encode())
-    return result['state']
+def head_commit() -> Optional[str]:
+    git = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=ROOT, capture_output=True, text=True)
+    return git.stdout.strip() or None
+
+
+def trainer_sha256() -> str:
+    """Of the sources that a run depends on beside the package's, one after the other."""
+    sources = [(ROOT / 'train' / name).read_bytes() for name in ('batches.py', 'recipe.py', 'run.py')]
+    return hashlib.sha256(b''.join(sources)).hexdigest()
+
+
+RESULTS_OPTION = typer.Option(RESULTS, '--results', help='Folder of the result files (in its tables/) and the report.')
 
 
 @app.command('list')
 @one_sentence_errors
-def list_rows() -> None:
-    """Rows with the paper's number, ours, and how many runs it is of."""
-    results = collect()
+def list_rows(results: Path = RESULTS_OPTION) -> None:
+    """Rows with the paper's number, ours, how many runs it is of, and what is cut or diverged."""
+    found = collect(results)
     for key, row in ROWS.items():
-        runs = results.get(key, [])
-        print(f'{key:24} table {row.tables:8} {row.data:9} paper {shown(row.paper):>6}  '
-              f'ours {shown(measured(runs)):>6}  {len(runs)} runs')
+        runs = found.get(key, [])
+        states = ', '.join(f"seed {result['seed']} {result['state']} at step {result['step']} of {result['iterations']}"
+                           for result in runs if result['state'] != 'finished')
+        print(f'{key:24} table {row.tables:10} {row.data:8} paper {shown(row.paper):>5} {row.kind:9} '
+              f'ours {shown(measured(runs)):>5}  {len(ended(runs))} of {PAPER_RUNS} runs  {states}'.rstrip())
 
 
 @app.command('run')
 @one_sentence_errors
 def run_rows(
-        rows: List[str] = typer.Argument(None, help='Rows as list names them.'),
+        rows: List[str] = typer.Argument(None, help="Rows as list names them; '20-*' for all that begin so."),
         every: bool = typer.Option(False, '--all', help='All rows, the most telling first.'),
-        seeds: int = typer.Option(1, help='Runs a row; those that are there count.'),
+        seeds: int = typer.Option(PAPER_RUNS, help='Runs a row; those that are there count.'),
+        together: int = typer.Option(1, help='Runs to train at once on the device.'),
         budget: Optional[str] = typer.Option(None, help='Stop after 90s, 25m or 2h; run again to go on.'),
-        data: Path = typer.Option(Path('data'), help='Folder with cifar10/ and cifar100/.'),
+        share: Optional[str] = typer.Option(None, help="K/N: every N-th run from the K-th; else torchrun's rank."),
+        data: str = typer.Option('data', help='Folder with cifar10/ and cifar100/, or see above.'),
         runs: Path = typer.Option(Path('runs/tables'), help='Where runs keep their checkpoints.'),
+        results: Path = RESULTS_OPTION,
+        device: str = typer.Option('cuda' if torch.cuda.is_available() else 'cpu', help='Where to train.'),
         compile_model: bool = typer.Option(False, '--compile', help='torch.compile the networks.'),
+        capture: bool = typer.Option(True, help='On a GPU, capture the step as a CUDA graph and replay it.'),
 ) -> None:
     """Run what is missing of rows, a seed of each before the next seed."""
     if every == bool(rows):
         raise UserError('name rows, or all of them by --all.')
-    unknown = [key for key in rows or [] if key not in ROWS]
-    if unknown:
-        raise UserError(f'{unknown[0]} is no row: python -m train.tables list names them.')
-    end = time.monotonic() + seconds_of(budget) if budget else None
-    extra = ('--compile',) if compile_model else ()
-    with locked(runs):
-        for seed in range(seeds):
-            for key in rows or ROWS:
-                if any(result['seed'] == seed for result in collect().get(key, [])):
-                    continue
-                left = None if end is None else end - time.monotonic()
-                state = 'cut' if left is not None and left <= 0 else train(key, seed, data, runs, extra, left)
-                print(f'{key}, seed {seed}: {state}', flush=True)
-                if state == 'cut':
-                    return
+    for option, value in (('--seeds', seeds), ('--together', together)):
+        if value < 1:
+            raise UserError(f'{option} is {value}: it must be above 0.')
+    keys = list(ROWS) if every else rows_named(rows)
+    todo = [(key, seed) for seed in range(seeds) for key in keys][share_of(share)]
+    deadline = time.monotonic() + seconds_of(budget) if budget else math.inf
+    if device == 'cuda' and 'LOCAL_RANK' in os.environ:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    Campaign(data, runs, results, torch.device(device), together, compile_model, capture).train(todo, deadline)
 
 
 @app.command('report')
 @one_sentence_errors
-def write_report() -> None:
-    """Write train/results/README.md."""
-    write_atomically(RESULTS.parent / 'README.md', report().encode())
-    print(f'{RESULTS.parent / "README.md"} is written from {sum(map(len, collect().values()))} runs.')
+def write_report(results: Path = RESULTS_OPTION) -> None:
+    """Write README.md beside the results, and the project's README between its marks."""
+    write_atomically(results / 'README.md', report(results).encode())
+    print(f'{results / "README.md"} is written from {sum(map(len, collect(results).values()))} runs.')
+    if results == RESULTS:
+        text = README.read_text()
+        before, after = text.split(MARKS[0])[0], text.split(MARKS[1])[1]
+        write_atomically(README, f'{before}{MARKS[0]}\n{readme_block(results)}{MARKS[1]}{after}'.encode())
+
+
+@app.command('plot')
+@one_sentence_errors
+def plot(results: Path = RESULTS_OPTION) -> None:
+    """Draw the paper's Figures 1, 3 and 6, and the small copy's, as far as there are runs."""
+    found = collect(results)
+    for name in {**FIGURES, **SMALL_FIGURES}:
+        panels = panels_of(name, found)
+        if panels:
+            plot_comparisons(panels, results / f'{name}.png')
+        print(f'{name}: {f"{len(panels)} comparisons" if panels else "no row of it has a finished run"}')
 
 
 if __name__ == '__main__':
