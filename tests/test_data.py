@@ -1,6 +1,7 @@
 """Reading image sets: every source gives the same bytes, and what is no such set gives one sentence."""
 import numpy as np
 import pytest
+from PIL import Image
 
 from timm_preact.data import DataError, load_image_set
 
@@ -18,6 +19,40 @@ def test_parquet_and_npz_give_the_same_images(npz_folder, parquet_folder):
         from_npz, from_parquet = load_image_set(npz_folder, split), load_image_set(parquet_folder, split)
         assert from_npz.sha256 == from_parquet.sha256
         assert from_npz.classes == from_parquet.classes
+
+
+@pytest.fixture
+def image_folder(npz_folder, tmp_path):
+    """The training images as PNG files, a folder a class."""
+    with np.load(npz_folder / 'train.npz') as arrays:
+        for i, (image, label) in enumerate(zip(arrays['images'], arrays['labels'], strict=True)):
+            folder = tmp_path / 'train' / str(arrays['classes'][label])
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / f'{i:03}.png')
+    return tmp_path
+
+
+def test_a_folder_of_images_gives_the_same_images_class_by_class(npz_folder, image_folder):
+    expected, read = load_image_set(npz_folder, 'train'), load_image_set(image_folder, 'train')
+    order = np.argsort(expected.labels, kind='stable')
+    assert read.classes == expected.classes and (read.labels == expected.labels[order]).all()
+    assert (read.images == expected.images[order]).all()
+
+
+def test_a_folder_with_a_broken_image_or_images_of_two_sizes_is_refused(image_folder):
+    first = next((image_folder / 'train' / 'cat').iterdir())
+    Image.new('RGB', (16, 16)).save(first)
+    with pytest.raises(DataError, match='images of 2 sizes: resize them'):
+        load_image_set(image_folder, 'train')
+    first.write_bytes(first.read_bytes()[:40])
+    with pytest.raises(DataError, match='cannot be read as a folder of images'):
+        load_image_set(image_folder, 'train')
+
+
+def test_a_folder_without_classes_is_refused(tmp_path):
+    (tmp_path / 'train').mkdir()
+    with pytest.raises(DataError, match='cannot be read as a folder of images'):
+        load_image_set(tmp_path, 'train')
 
 
 def test_an_npz_file_is_read_by_itself(npz_folder):

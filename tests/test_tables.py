@@ -1,44 +1,92 @@
-"""The paper's tables as rows: numbers from result files alone, runs that are taken up, and what is refused."""
+"""The paper's tables as rows: numbers from result files alone, campaigns, and what is refused."""
 import json
-import re
+import shlex
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import timm
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from train import tables
-from train.tables import PAPER_ROWS, ROWS, SMALL_ROWS, app, collect, command_of, measured, report, result_file, table
+from train.cifar import app as cifar
+from train.run import lock_folder
+from train.tables import (
+    FIGURES,
+    MARKS,
+    PAPER_ROWS,
+    README,
+    RESULTS,
+    ROWS,
+    SMALL_FIGURES,
+    SMALL_ROWS,
+    Row,
+    app,
+    collect,
+    command_of,
+    data_of,
+    measured,
+    readme_block,
+    report,
+    result_file,
+    share_of,
+    shown,
+    table,
+)
+
+ROOT = Path(__file__).parents[1]
+TINY_ROWS = {f'tiny-{i}': Row(
+    '-', f'case {i}', 'preact_resnet20', None, model_kwargs={'layers': [1, 1, 1]},
+    options={'recipe': 'modern', 'epochs': 2, 'batch_size': 32, 'lr': 0.05 * (i + 1)}) for i in range(3)}
 
 
 def invoke(*arguments):
     return CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
 
 
+def succeed(*arguments):
+    result = invoke(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
 def refusal(*arguments):
     result = invoke(*arguments)
-    assert result.exit_code == 2 and result.output.count('\n') == 1
+    assert result.exit_code == 2 and result.output.count('\n') == 1, result.output
     return result.output
 
 
 @pytest.fixture
-def results(tmp_path, monkeypatch):
+def results(tmp_path):
     """An empty folder of results."""
-    monkeypatch.setattr(tables, 'RESULTS', tmp_path / 'results' / 'tables')
-    tables.RESULTS.mkdir(parents=True)
-    return tables.RESULTS
-
-
-def write(key, errors, state='finished'):
-    for seed, error in enumerate(errors):
-        result_file(key, seed).write_text(json.dumps(
-            dict(row=key, seed=seed, test_error=error, state=state, hardware='a CPU')))
+    (tmp_path / 'results' / 'tables').mkdir(parents=True)
+    return tmp_path / 'results'
 
 
 @pytest.fixture
-def data(npz_folder, tmp_path):
-    (tmp_path / 'data').mkdir()
-    (tmp_path / 'data' / 'cifar10').symlink_to(npz_folder)
-    return tmp_path / 'data'
+def tiny(monkeypatch, npz_folder, tmp_path, results):
+    """Rows that take a second each, and the options with which a campaign runs them."""
+    for key, row in TINY_ROWS.items():
+        monkeypatch.setitem(ROWS, key, row)
+    return '--data', npz_folder, '--runs', tmp_path / 'runs', '--results', results
+
+
+def write(results, key, errors, state='finished', train_sha256='a', **more):
+    for seed, error in enumerate(errors):
+        result_file(results, key, seed).write_text(json.dumps(dict(
+            row=key, seed=seed, test_error=error, state=state, hardware='a CPU', step=5, iterations=10,
+            data=dict(train_sha256=train_sha256, test_sha256='b'), **more,
+            curve=[dict(epoch=1, train_loss=1., test_error=error)])))
+
+
+def read(results, key, seed):
+    return json.loads(result_file(results, key, seed).read_text())
 
 
 @pytest.mark.parametrize('key', ROWS)
@@ -46,7 +94,7 @@ def test_a_row_is_a_network_of_its_depth(key):
     row = ROWS[key]
     model = timm.create_model(f'{row.model}.{row.data}', device='meta', **row.model_kwargs)
     units = sum(len(stage.blocks) for stage in model.stages)
-    layers = {'20': 9, '110': 54, '164': 54, '1001': 333}[key.split('-')[0]]
+    layers = {'20': 9, '110': 54, '164': 54, '1001': 333, '1202': 600}[key.split('-')[0]]
     assert units == (108 if '1layer' in key else layers)
 
 
@@ -68,69 +116,289 @@ def test_gates_start_at_the_bias_of_their_row():
     assert (model.stages[0].blocks[0].merge.gate.bias == -7).all()
 
 
+def test_the_kinds_of_the_papers_numbers():
+    kinds = {key: row.kind for key, row in PAPER_ROWS.items()}
+    assert {key for key, kind in kinds.items() if kind == 'fail'} == {
+        '110-const_scale_0_1', '110-const_scale_0.5_1', '110-dropout_shortcut',
+        *(f'110-excl_gate_{bias}' for bias in range(0, -6, -1))}
+    assert {key for key, kind in kinds.items() if kind == 'run'} == {'1202-orig'}
+    assert set(kinds.values()) == {'median', 'fail', 'run'}
+    assert shown(4.92, PAPER_ROWS['1001-full'].mean) == '4.92 (4.89 ± 0.14)'
+    assert shown(24.33) == '24.33'  # above 20, on 100 classes, and no failure
+
+
 def test_a_number_is_the_median_of_the_runs_and_a_diverged_run_counts_as_the_worst(results):
-    write('110-full', [6.0, 7.0, 6.5])
-    assert measured(collect()['110-full']) == 6.5
-    write('110-orig', [6.0])
-    result_file('110-orig', 1).write_text(json.dumps(dict(row='110-orig', seed=1, test_error=100., state='diverged')))
-    assert measured(collect()['110-orig']) == float('inf')
+    write(results, '110-full', [6.0, 7.0, 6.5])
+    assert measured(collect(results)['110-full']) == 6.5
+    write(results, '110-orig', [None], state='diverged')
+    assert measured(collect(results)['110-orig']) == float('inf')
     assert measured([]) is None
 
 
+def test_a_run_that_was_cut_is_kept_and_does_not_count(results):
+    write(results, '110-full', [None], state='cut')
+    assert measured(collect(results)['110-full']) is None
+    assert '| full pre-activation | cifar10 | 6.37 | - | 0 of 5 |' in table(PAPER_ROWS, collect(results))
+    assert 'Not finished: 110-full, seed 0: cut at step 5 of 10.' in report(results)
+
+
 def test_the_table_says_how_many_runs_a_number_is_of(results):
-    write('110-full', [6.0, 7.0, 6.5])
-    line = next(line for line in table(PAPER_ROWS, collect(), small=False).split('\n') if '`110-full`' in line)
-    assert line == '| `110-full` | 2, 3 | full pre-activation | cifar10 | 6.37 | 6.50 | 3 | 6.00 to 7.00 |'
+    write(results, '110-full', [6.0, 7.0, 6.5])
+    lines = table(PAPER_ROWS, collect(results)).split('\n')
+    assert '| `110-full` | 2, 3 | full pre-activation | cifar10 | 6.37 | 6.50 | 3 of 5 | 6.00 to 7.00 |' in lines
 
 
-@pytest.mark.parametrize('content', ['', '{}', '[1]', '{"row": "110-orig", "seed": 0, "state": "finished"}'])
+@pytest.mark.parametrize('content', [
+    '', '{}', '[1]', '\0\0', '{"row": "110-orig", "seed": 0, "state": "finished"}',
+    '{"row": "110-full", "seed": 1, "state": "finished", "test_error": 6.4, "curve": []}',
+    '{"row": "110-full", "seed": 1, "state": "finished", "test_error": NaN, "curve": [{"test_error": NaN}]}',
+    '{"row": "110-full", "seed": 1, "state": "finished", "test_error": "6", "curve": [{"test_error": "6"}]}',
+    '{"row": "110-full", "seed": 1, "state": "done", "test_error": 6.4, "curve": [{"test_error": 6.4}]}',
+])
 def test_a_file_that_is_no_result_is_named_and_left_out(results, capsys, content):
-    write('110-full', [6.0])
-    (results / '110-full.seed1.json').write_text(content)
-    assert [result['seed'] for result in collect()['110-full']] == [0]
+    write(results, '110-full', [6.0])
+    result_file(results, '110-full', 1).write_text(content)
+    assert [result['seed'] for result in collect(results)['110-full']] == [0]
     assert '110-full.seed1.json is no result' in capsys.readouterr().err
 
 
-def test_a_missing_run_is_run_once_and_its_result_says_what_made_it(results, data, tmp_path):
-    arguments = ('run', '20-full', '--data', data, '--runs', tmp_path / 'runs')
-    assert '20-full, seed 0: finished' in invoke(*arguments).output
-    result = json.loads(result_file('20-full', 0).read_text())
-    assert result['command'].startswith('python -m train.cifar preact_resnet110 --data')
-    assert len(result['curve']) == tables.SMALL_EPOCHS and result['curve'][-1]['test_error'] == result['test_error']
-    assert {'commit', 'trainer_sha256', 'weights_sha256', 'versions', 'hardware', 'data'} <= set(result)
-    assert invoke(*arguments).output == ''
+def test_half_a_result_file_is_left_out(results, capsys):
+    write(results, '110-full', [6.0, 7.0])
+    path = result_file(results, '110-full', 1)
+    path.write_bytes(path.read_bytes()[:100])
+    assert measured(collect(results)['110-full']) == 6.0
+    assert '110-full.seed1.json is no result' in capsys.readouterr().err
 
 
-def test_a_run_that_the_budget_cuts_is_no_result(results, data, tmp_path):
-    assert 'seed 0: cut' in invoke(
-        'run', '20-orig', '--data', data, '--runs', tmp_path / 'runs', '--budget', '1s').output
-    assert collect() == {}
+def test_results_of_other_data_are_never_averaged_with_the_rest(results, capsys):
+    write(results, '110-orig', [6.6, 6.7], train_sha256='cifar')
+    write(results, '110-full', [6.0, 7.0], train_sha256='cifar')
+    write(results, '110-full', [1.0], train_sha256='other')
+    assert measured(collect(results)['110-full']) == 7.0
+    assert '110-full.seed0.json is of other data' in capsys.readouterr().err
 
 
-def test_a_run_that_diverges_is_kept_and_marked(results, data, tmp_path, monkeypatch):
-    row = SMALL_ROWS['20-full']
-    monkeypatch.setitem(ROWS, '20-full', row._replace(options=dict(row.options, lr=1e8)))
-    assert '20-full, seed 0: diverged' in invoke(
-        'run', '20-full', '--data', data, '--runs', tmp_path / 'runs').output
-    assert collect()['20-full'][0]['state'] == 'diverged'
+def test_results_of_several_machines_merge_by_copying(results, tmp_path):
+    for machine, (key, error) in enumerate((('110-full', 6.1), ('110-orig', 6.6))):
+        folder = tmp_path / f'machine{machine}'
+        (folder / 'tables').mkdir(parents=True)
+        write(folder, key, [error])
+        shutil.copytree(folder / 'tables', results / 'tables', dirs_exist_ok=True)
+    assert {key: measured(runs) for key, runs in collect(results).items()} == {'110-full': 6.1, '110-orig': 6.6}
 
 
-def test_a_second_campaign_in_a_folder_is_refused(results, data, tmp_path):
-    with tables.locked(tmp_path / 'runs'):
-        assert 'another campaign runs' in refusal('run', '20-full', '--data', data, '--runs', tmp_path / 'runs')
+def test_a_missing_run_is_run_once_and_its_result_says_what_made_it(tiny, results, tmp_path):
+    output = succeed('run', 'tiny-0', '--seeds', 2, *tiny)
+    assert 'tiny-0, seed 0: finished' in output and 'tiny-0, seed 1: finished' in output
+    result = read(results, 'tiny-0', 1)
+    assert {'row', 'model', 'model_kwargs', 'recipe', 'recipe_name', 'seed', 'data', 'images_per_second', 'versions',
+            'peak_memory_bytes', 'hardware', 'commit', 'trainer_sha256', 'weights_sha256'} <= set(result)
+    assert result['seed'] == 1 and len(result['curve']) == 2 and result['state'] == 'finished'
+    assert result['curve'][-1]['test_error'] == result['test_error']
+    assert result['data'] == dict(zip(
+        ('train_sha256', 'test_sha256'), (s.sha256 for s in tables.load_sets(str(tiny[1]))), strict=True), classes=10)
+    assert succeed('run', 'tiny-0', '--seeds', 2, *tiny) == ''
 
 
-def test_what_is_no_row_or_no_time_is_refused(results, tmp_path):
+def test_the_command_in_a_result_gives_the_same_weights(tiny, results, tmp_path):
+    succeed('run', 'tiny-1', '--seeds', 1, *tiny)
+    words = shlex.split(read(results, 'tiny-1', 0)['command'])
+    assert words[:3] == ['python', '-m', 'train.cifar']
+    *command, output = words[3:]
+    assert CliRunner().invoke(cifar, [*command, f'{output}-again'], catch_exceptions=False).exit_code == 0
+    one, other = (load_file(f'{folder}/model.safetensors') for folder in (output, f'{output}-again'))
+    assert all((one[name] == other[name]).all() for name in one)
+
+
+def test_a_seed_of_each_row_comes_before_the_next_seed(tiny, results):
+    output = succeed('run', 'tiny-*', '--seeds', 2, *tiny)
+    ended = [line for line in output.split('\n') if line.endswith(': finished')]
+    assert ended == [f'tiny-{i}, seed {seed}: finished' for seed in (0, 1) for i in range(3)]
+
+
+def test_a_campaign_of_several_at_once_has_the_results_of_one_by_one(tiny, results, tmp_path):
+    succeed('run', 'tiny-*', '--seeds', 2, '--together', 4, *tiny)
+    alone = tmp_path / 'alone'
+    succeed('run', 'tiny-*', '--seeds', 2, *tiny[:2], '--runs', tmp_path / 'alone_runs', '--results', alone)
+    for key in TINY_ROWS:
+        for seed in (0, 1):
+            assert read(results, key, seed)['weights_sha256'] == read(alone, key, seed)['weights_sha256']
+            assert read(results, key, seed)['test_error'] == read(alone, key, seed)['test_error']
+
+
+def test_a_campaign_that_the_budget_cuts_goes_on_where_it_stopped(tiny, results, monkeypatch, tmp_path):
+    monkeypatch.setitem(ROWS, 'tiny-0', TINY_ROWS['tiny-0']._replace(
+        options=dict(TINY_ROWS['tiny-0'].options, epochs=30)))
+    steps = []
+    for _ in range(60):
+        succeed('run', 'tiny-0', '--seeds', 1, '--budget', '1s', *tiny)
+        result = read(results, 'tiny-0', 0)
+        steps.append(result['step'])
+        if result['state'] == 'finished':
+            break
+        assert result['state'] == 'cut' and result['test_error'] is None
+    assert len(steps) > 1 and steps == sorted(set(steps)) and steps[-1] == 300
+    assert len(list((results / 'tables').iterdir())) == 1
+
+
+def test_a_run_that_diverges_is_kept_marked_and_not_run_again(tiny, results, monkeypatch):
+    monkeypatch.setitem(ROWS, 'tiny-0', TINY_ROWS['tiny-0']._replace(
+        options=dict(TINY_ROWS['tiny-0'].options, lr=1e30)))
+    output = succeed('run', 'tiny-0', 'tiny-1', '--seeds', 1, '--together', 2, *tiny)
+    assert 'tiny-0, seed 0: diverged' in output and 'tiny-1, seed 0: finished' in output
+    result = read(results, 'tiny-0', 0)
+    assert result['state'] == 'diverged' and 'the run diverged' in result['error'] and result['test_error'] is None
+    assert succeed('run', 'tiny-0', 'tiny-1', '--seeds', 1, *tiny) == ''
+    assert 'seed 0 diverged at step 10 of 20' in succeed('list', '--results', results)
+
+
+def test_a_second_campaign_leaves_a_run_to_the_first_and_says_so_if_nothing_else_is_missing(tiny, results, tmp_path):
+    with lock_folder(tmp_path / 'runs' / 'tiny-0.seed0'):
+        output = succeed('run', 'tiny-0', 'tiny-1', '--seeds', 1, *tiny)
+        assert 'tiny-1, seed 0: finished' in output and 'tiny-0' not in output
+        assert 'another process trains in' in refusal('run', 'tiny-0', '--seeds', 1, *tiny)
+    assert 'tiny-0, seed 0: finished' in succeed('run', 'tiny-0', '--seeds', 1, *tiny)
+
+
+def test_shares_are_all_the_runs_each_once(tiny, results):
+    todo = [(key, seed) for seed in range(5) for key in ROWS]
+    parts = [todo[share_of(f'{rank}/7')] for rank in range(7)]
+    assert sorted(run for part in parts for run in part) == sorted(todo)
+    succeed('run', 'tiny-*', '--seeds', 1, '--share', '1/2', *tiny)
+    assert [path.name for path in (results / 'tables').iterdir()] == ['tiny-1.seed0.json']
+
+
+def test_a_rank_of_torchrun_takes_its_share(monkeypatch):
+    monkeypatch.setenv('RANK', '2')
+    monkeypatch.setenv('WORLD_SIZE', '4')
+    assert share_of(None) == slice(2, None, 4) and share_of('0/2') == slice(0, None, 2)
+
+
+SMALL_CAMPAIGN = """
+import sys
+from train import tables
+from train.tables import ROWS, Row, app
+for i in range(3):
+    ROWS[f'tiny-{i}'] = Row('-', f'case {i}', 'preact_resnet20', None, model_kwargs={'layers': [1, 1, 1]},
+                            options={'recipe': 'modern', 'epochs': 6, 'batch_size': 32})
+app()
+"""
+
+
+def campaign(*arguments, **options):
+    """Three runs at once in a process of its own, all that differs from a user's being that the rows are tiny."""
+    words = ['run', 'tiny-*', '--seeds', '1', '--together', '3', *map(str, arguments)]
+    return subprocess.Popen([sys.executable, '-c', SMALL_CAMPAIGN, *words], cwd=ROOT, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_a_campaign_killed_at_any_moment_loses_no_checkpoint_and_counts_no_run_twice(tiny, results, tmp_path):
+    """SIGKILL after the first checkpoints, twice, then to the end: the results are those of a campaign left alone."""
+    runs = tmp_path / 'runs'
+    for checkpoints in (1, 3):
+        process = campaign(*tiny)
+        while process.poll() is None and len(list(runs.glob('*/checkpoint.pt'))) < checkpoints:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    steps = {path.parent.name: path.stat().st_mtime for path in runs.glob('*/checkpoint.pt')}
+    assert len(steps) == 3
+    output, errors = campaign(*tiny).communicate()
+    assert sorted(line for line in output.split('\n') if line.endswith(': finished')) == [
+        f'tiny-{i}, seed 0: finished' for i in range(3)], errors
+    alone, _ = campaign(*tiny[:2], '--runs', tmp_path / 'whole', '--results', tmp_path / 'whole_results').communicate()
+    for i in range(3):
+        killed, whole = (read(folder, f'tiny-{i}', 0) for folder in (results, tmp_path / 'whole_results'))
+        assert killed['weights_sha256'] == whole['weights_sha256'] and len(killed['curve']) == len(whole['curve']) == 6
+    assert len(list((results / 'tables').iterdir())) == 3
+
+
+def test_two_campaigns_at_once_share_the_runs(tiny, results):
+    processes = [campaign(*tiny, '--together', '1') for _ in range(2)]
+    outputs = [process.communicate() for process in processes]
+    ended = [line for output, _ in outputs for line in output.split('\n') if line.endswith(': finished')]
+    assert sorted(ended) == [f'tiny-{i}, seed 0: finished' for i in range(3)], outputs
+
+
+def test_a_disk_that_is_full_ends_with_a_sentence_and_what_was_written_is_whole(tiny, results, tmp_path):
+    """A limit on the size of files in place of a full disk: the checkpoint does not fit, the result file would."""
+    whole = campaign(*tiny)
+    while whole.poll() is None and len(list((tmp_path / 'runs').glob('*/checkpoint.pt'))) < 3:
+        time.sleep(0.01)
+    whole.send_signal(signal.SIGKILL)
+    whole.communicate()
+    before = {path: path.read_bytes() for path in (tmp_path / 'runs').glob('*/checkpoint.pt')}
+
+    def limit():
+        import resource
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    process = campaign(*tiny, preexec_fn=limit)
+    _, errors = process.communicate()
+    assert process.returncode == 2
+    assert errors.strip().split('\n')[-1].startswith('error: File too large: ')
+    assert 'checkpoint.pt' in errors
+    assert {path: path.read_bytes() for path in before} == before
+    assert not list((results / 'tables').iterdir())
+    assert campaign(*tiny).wait() == 0
+
+
+def test_own_data_is_trained_on_and_kept_out_of_the_papers_tables(tiny, results, tmp_path, npz_folder):
+    assert 'is not cifar10: name a folder of its own by --results' in refusal('run', 'tiny-0', *tiny[:4])
+    assert data_of(ROWS['164-full-cifar100'], str(npz_folder)) == str(npz_folder)
+    assert data_of(ROWS['164-full-cifar100'], 'uoft-cs') == 'uoft-cs/cifar100'
+    assert data_of(ROWS['164-full-cifar100'], 'me/tiny') == 'me/tiny'
+    (tmp_path / 'cifar10').mkdir()
+    assert data_of(ROWS['110-full'], str(tmp_path)) == str(tmp_path / 'cifar10')
+
+
+def test_what_is_no_row_no_time_or_no_share_is_refused(results, tmp_path):
     assert 'is no row' in refusal('run', '110-none', '--runs', tmp_path)
     assert 'write 90s, 25m or 2h' in refusal('run', '110-full', '--budget', 'soon', '--runs', tmp_path)
     assert 'name rows, or all' in refusal('run', '--runs', tmp_path)
+    assert 'write K/N' in refusal('run', '110-full', '--share', '2/2')
+    assert '--together is 0' in refusal('run', '110-full', '--together', '0')
 
 
 def test_the_command_of_a_row_is_the_papers_recipe(tmp_path):
-    command = ' '.join(command_of('110-full', 3, tmp_path, tmp_path / 'out'))
-    assert command.startswith('preact_resnet110 --data') and '--recipe paper --bn-group 64' in command
-    assert '--seed 3' in command and re.search(r'cifar10 ', command)
+    command = ' '.join(command_of('110-full', 3, 'uoft-cs', tmp_path / 'out'))
+    assert command.startswith('preact_resnet110 --data uoft-cs/cifar10 --recipe paper --bn-group 64 --seed 3')
 
 
-def test_the_report_is_what_the_result_files_say():
-    assert (tables.RESULTS.parent / 'README.md').read_text() == report()
+def test_a_figure_compares_the_rows_that_have_runs(results, capsys):
+    write(results, '20-orig', [19.])
+    write(results, '20-bn_after_add', [20.5, 20.])
+    assert 'small_figure6: 1 comparisons' in succeed('plot', '--results', results)
+    assert [path.name for path in results.glob('*.png')] == ['small_figure6.png']
+    assert '![small_figure6](small_figure6.png)' in report(results)
+
+
+def test_every_figure_compares_rows_with_the_original():
+    for panels in [*FIGURES.values(), *SMALL_FIGURES.values()]:
+        for original, other in panels.values():
+            assert original in ROWS and other in ROWS and original.endswith('-orig') and original != other
+
+
+def test_the_reports_are_what_the_result_files_say():
+    """A number in them is re-derived here from the files, without the code that wrote it."""
+    assert (RESULTS / 'README.md').read_text() == report(RESULTS)
+    assert README.read_text().split(MARKS[0])[1].split(MARKS[1])[0].strip() == readme_block(RESULTS).strip()
+    by_row = {}
+    for path in (RESULTS / 'tables').glob('*.json'):
+        result = json.loads(path.read_text())
+        if result['state'] == 'finished':
+            by_row.setdefault(result['row'], []).append(result['curve'][-1]['test_error'])
+    assert by_row, 'no result ships'
+    for key, errors in by_row.items():
+        line = next(line for line in README.read_text().split('\n') if line.startswith(f'| `{key}` |'))
+        assert f'| {statistics.median(errors):.2f} | {len(errors)} of 5 |' in line
+
+
+def test_every_result_that_ships_is_of_the_real_data_and_of_its_rows_recipe():
+    for key, runs in collect(RESULTS).items():
+        row = ROWS[key]
+        for result in runs:
+            assert [result['data']['train_sha256'], result['data']['test_sha256']] == tables.CIFAR[row.data]
+            assert (result['model'], result['model_kwargs']) == (row.model, row.model_kwargs)
+            assert result['recipe'] == json.loads(json.dumps(tables.choose_recipe(**row.options).__dict__))
+            assert result['commit'] and len(result['trainer_sha256']) == len(result['weights_sha256']) == 64

@@ -44,7 +44,8 @@ def load_image_set(source: Union[str, Path], split: str) -> ImageSet:
     Args:
         source: A folder that holds `{split}.npz`; a folder of parquet files named after the split, in the layout of the
             Hub data sets uoft-cs/cifar10 and uoft-cs/cifar100; an .npz file; or the name of a Hub data set. An npz has
-            `images` uint8 (N, H, W, 3), `labels` (N,) and `classes` (C,), and needs no package but NumPy.
+            `images` uint8 (N, H, W, 3), `labels` (N,) and `classes` (C,), and needs no package but NumPy. A folder of
+            images has a folder for each split, and in it one for each class.
         split: 'train' or 'test'.
 
     Raises:
@@ -57,8 +58,11 @@ def load_image_set(source: Union[str, Path], split: str) -> ImageSet:
         if (path / f'{split}.npz').is_file():
             return _read_npz(path / f'{split}.npz')
         files = sorted(map(str, path.rglob(f'{split}*.parquet')))
+        if not files and (path / split).is_dir():
+            return _read_folder(path / split)
         if not files:
-            raise DataError(f'{path} has no {split}.npz and no {split}*.parquet: name a folder with a {split} split.')
+            raise DataError(f'{path} has no {split}.npz, no {split}*.parquet and no folder {split} with a folder for '
+                            f'each class: name a folder with a {split} split.')
         return _read_dataset('parquet', split, data_files={split: files})
     if path.exists() or str(source).count('/') != 1 or str(source).startswith(('.', '/')):
         raise DataError(f'{source} is no folder, no .npz file and no Hub data set such as uoft-cs/cifar10.')
@@ -81,6 +85,20 @@ def _read_npz(path: Path) -> ImageSet:
             raise
         raise DataError(f'{path} is not a readable .npz file ({e}): write it again.') from e
     return _checked(str(path), images, labels, tuple(map(str, classes)))
+
+
+def _read_folder(path: Path) -> ImageSet:
+    from PIL import Image
+    from torchvision.datasets import ImageFolder
+    try:
+        folder = ImageFolder(str(path))
+        images = [np.asarray(Image.open(file).convert('RGB')) for file, _ in folder.samples]
+    except (OSError, SyntaxError, Image.DecompressionBombError) as e:
+        raise DataError(f'{path} cannot be read as a folder of images with a folder for each class: {e}') from e
+    sizes = {image.shape[1::-1] for image in images}
+    if len(sizes) > 1:
+        raise DataError(f'{path} holds images of {len(sizes)} sizes: resize them to one, such as 32x32.')
+    return _checked(str(path), np.stack(images), np.array(folder.targets), tuple(folder.classes))
 
 
 def _read_dataset(name: str, split: str, **kwargs) -> ImageSet:

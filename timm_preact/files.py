@@ -6,7 +6,11 @@ __all__ = ['write_atomically']
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write to a temporary name beside `path`, flush to disk, rename; an error leaves `path` as it was."""
+    """Write to a temporary name beside `path`, flush to disk, rename; an error leaves `path` as it was.
+
+    Raises:
+        OSError: It cannot be written, with `path` as its filename: the disk is full, the folder is read-only ...
+    """
     temporary = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
         with open(temporary, 'wb') as file:
@@ -14,5 +18,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as e:
+        e.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ curves.png, checkpoint.pt, and at the end model.safetensors with its config.json
 with --mean pixel it is written to mean_image.safetensors, and config.json has its channel averages.
 """
 import os
+import shlex
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -73,7 +74,8 @@ def main(
                 if run.state == 'diverged':
                     raise UserError(run.error)
                 if run.rank == 0:
-                    result = run.finish(command=' '.join(['python -m train.cifar', *sys.argv[1:]]), recipe_name=recipe)
+                    command = shlex.join(['python', '-m', 'train.cifar', *sys.argv[1:]])
+                    result = run.finish(command=command, recipe_name=recipe)
                     print(f"{model}: test error {result['test_error']:.2f} % after {run.step} steps, in {output}")
     finally:
         if distributed:

@@ -117,6 +117,9 @@ class Run:
         self.exclusive = on_gpu and any(
             getattr(module, 'p', 0) or getattr(module, 'drop_prob', 0) for module in self.model.modules())
         self.resume()
+        if on_gpu:
+            torch.backends.cudnn.benchmark = True
+            torch.cuda.synchronize(device)  # what was made on the default stream is there for the run's own
 
     def describe(self, data: ImageSet, mean: List[float], std: List[float]) -> None:
         """Let the model's config say what it is trained on."""
@@ -229,10 +232,12 @@ class Run:
         self.read_clock()
         if self.rank == 0:
             buffer = io.BytesIO()
-            torch.save(dict(
-                settings=self.settings, recipe=asdict(self.recipe), step=self.step, history=self.history,
-                seconds=self.seconds, loss_sum=self.loss_sum, model=self.model.state_dict(), momentum=self.momentum(),
-            ), buffer)
+            with self.on_stream():
+                torch.save(dict(
+                    settings=self.settings, recipe=asdict(self.recipe), step=self.step, history=self.history,
+                    seconds=self.seconds, loss_sum=self.loss_sum, model=self.model.state_dict(),
+                    momentum=self.momentum(),
+                ), buffer)
             write_atomically(self.output / 'checkpoint.pt', buffer.getvalue())
 
     def momentum(self) -> Dict[str, torch.Tensor]:
@@ -336,7 +341,7 @@ def train_together(runs: Iterable[Run], together: int = 1, checkpoint_every: int
         Each run as it ends: 'finished', 'diverged' or 'cut'.
     """
     waiting, going = iter(runs), []
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
     with RunProgress() as progress:
         while True:

@@ -22,6 +22,7 @@ import json
 import math
 import os
 import re
+import shlex
 import statistics
 import subprocess
 import sys
@@ -390,8 +391,8 @@ class Campaign(NamedTuple):
         """Write the result file."""
         extra = ('--compile',) * self.compile_model + ('--no-capture',) * (not self.capture)
         facts = dict(
-            row=key, seed=seed, commit=head_commit(), trainer_sha256=trainer_sha256(), together=self.together,
-            command=' '.join(['python -m train.cifar', *command_of(key, seed, self.data, run.output, extra)]),
+            row=key, commit=head_commit(), trainer_sha256=trainer_sha256(), together=self.together,
+            command=shlex.join(['python', '-m', 'train.cifar', *command_of(key, seed, self.data, run.output, extra)]),
             recipe_name=ROWS[key].options['recipe'])
         result = run.finish(**facts) if run.state == 'finished' else run.result(**facts)
         path = result_file(self.results, key, seed)
