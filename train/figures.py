@@ -66,6 +66,7 @@ def plot_comparisons(panels: Dict[str, Dict[str, List[Dict[str, Any]]]], path: P
     figure = new_figure(9, 3 * len(panels))
     if figure is None:
         return
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
     axes = figure.subplots(len(panels), 2, squeeze=False)
     for (title, lines), (left, right) in zip(panels.items(), axes, strict=True):
         for style, (label, runs) in zip(STYLES, lines.items(), strict=False):
@@ -78,8 +79,14 @@ def plot_comparisons(panels: Dict[str, Dict[str, List[Dict[str, Any]]]], path: P
                 if len(runs) > 1:
                     axis.fill_between(epochs, [min(v) for v in values], [max(v) for v in values],
                                       color=style['color'], alpha=0.15, linewidth=0)
-        left.set(xlabel='epoch', ylabel='training loss', yscale='log', title=title)
+        left.set(xlabel='epoch', ylabel='training loss', yscale='log')
+        left.set_title(title, loc='left')
+        left.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6)))
+        left.yaxis.set_major_formatter(StrMethodFormatter('{x:g}'))
+        left.yaxis.set_minor_formatter(NullFormatter())
         right.set(xlabel='epoch', ylabel='test error, %')
+        worst = max(run['curve'][-1]['test_error'] for runs in lines.values() for run in runs)
+        right.set_ylim(top=min(right.get_ylim()[1], 4 * worst))
         right.legend(frameon=False, fontsize='small')
         for axis in (left, right):
             axis.grid(alpha=0.3, which='both', linewidth=0.5)
