@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from timm_preact.evaluation import eval_transform, evaluate, load_model, open_images
-from train.batches import PAD, Batches, EpochPlan, statistics
+from train.batches import PAD, Batches, EpochPlan, channel_statistics
 from train.cifar import app
 from train.recipe import RECIPES, lr_at
 
@@ -72,7 +72,7 @@ def test_modern_recipe_rises_once_and_falls_to_zero():
 
 def test_statistics_are_the_channels_mean_and_standard_deviation(sample):
     pixels = sample.images.reshape(-1, 3) / 255
-    mean, std = statistics(sample.images)
+    mean, std = channel_statistics(sample.images)
     assert mean == pytest.approx(pixels.mean(0), abs=5.1e-5) and std == pytest.approx(pixels.std(0), abs=5.1e-5)
 
 
@@ -221,6 +221,11 @@ def test_the_mean_image_is_kept_with_the_weights(npz_folder, tmp_path):
     (['--recipe', 'papre'], 'choose one of paper, torch, modern'),
     (['--epochs', '1', '--iterations', '1'], 'give one of them'),
     (['--model-kwargs', 'layers'], 'write KEY=VALUE'),
+    (['--model-kwargs', 'colour=1'], "does not take {'layers': [1, 1, 1], 'colour': 1}"),
+    (['--epochs', '0.0001'], '0.0001 epochs are no step'),
+    (['--seed', '-1'], '--seed is -1: it must be from 0'),
+    (['--weight-decay', '-1'], '--weight-decay is -1.0'),
+    (['--device', 'abacus'], '--device abacus is not there'),
 ])
 def test_bad_options_end_with_a_sentence(npz_folder, tmp_path, options, message):
     assert message in refusal(npz_folder, tmp_path / 'out', *options)

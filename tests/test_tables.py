@@ -1,5 +1,7 @@
 """The paper's tables as rows: numbers from result files alone, campaigns, and what is refused."""
 import json
+import os
+import re
 import shlex
 import shutil
 import signal
@@ -7,6 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,10 +17,12 @@ import timm
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from train import tables
+from timm_preact.data import load_image_set
 from train.cifar import app as cifar
+from train.recipe import choose_recipe
 from train.run import lock_folder
 from train.tables import (
+    CIFAR,
     FIGURES,
     MARKS,
     PAPER_ROWS,
@@ -77,12 +82,16 @@ def tiny(monkeypatch, npz_folder, tmp_path, results):
     return '--data', npz_folder, '--runs', tmp_path / 'runs', '--results', results
 
 
-def write(results, key, errors, state='finished', train_sha256='a', **more):
+def write(results, key, errors, state='finished', train_sha256='a', **changes):
+    """Results as a campaign writes them, as far as anything reads them."""
+    row = ROWS[key]
+    recipe = json.loads(json.dumps(asdict(choose_recipe(**row.options))))
     for seed, error in enumerate(errors):
-        result_file(results, key, seed).write_text(json.dumps(dict(
-            row=key, seed=seed, test_error=error, state=state, hardware='a CPU', step=5, iterations=10,
-            data=dict(train_sha256=train_sha256, test_sha256='b'), **more,
-            curve=[dict(epoch=1, train_loss=1., test_error=error)])))
+        curve = [dict(epoch=1, train_loss=1., test_error=error)] if state == 'finished' else []
+        result_file(results, key, seed, cut=state == 'cut').write_text(json.dumps(dict(dict(
+            row=key, seed=seed, model=row.model, model_kwargs=row.model_kwargs, recipe=recipe, test_error=error,
+            state=state, hardware='a CPU', step=5, iterations=10, curve=curve,
+            data=dict(train_sha256=train_sha256, test_sha256='b')), **changes)))
 
 
 def read(results, key, seed):
@@ -139,7 +148,7 @@ def test_a_run_that_was_cut_is_kept_and_does_not_count(results):
     write(results, '110-full', [None], state='cut')
     assert measured(collect(results)['110-full']) is None
     assert '| full pre-activation | cifar10 | 6.37 | - | 0 of 5 |' in table(PAPER_ROWS, collect(results))
-    assert 'Not finished: 110-full, seed 0: cut at step 5 of 10.' in report(results)
+    assert 'Not finished: 110-full, seed 0: cut at step 5 of 10.' in report(results, collect(results))
 
 
 def test_the_table_says_how_many_runs_a_number_is_of(results):
@@ -148,18 +157,33 @@ def test_the_table_says_how_many_runs_a_number_is_of(results):
     assert '| `110-full` | 2, 3 | full pre-activation | cifar10 | 6.37 | 6.50 | 3 of 5 | 6.00 to 7.00 |' in lines
 
 
-@pytest.mark.parametrize('content', [
-    '', '{}', '[1]', '\0\0', '{"row": "110-orig", "seed": 0, "state": "finished"}',
-    '{"row": "110-full", "seed": 1, "state": "finished", "test_error": 6.4, "curve": []}',
-    '{"row": "110-full", "seed": 1, "state": "finished", "test_error": NaN, "curve": [{"test_error": NaN}]}',
-    '{"row": "110-full", "seed": 1, "state": "finished", "test_error": "6", "curve": [{"test_error": "6"}]}',
-    '{"row": "110-full", "seed": 1, "state": "done", "test_error": 6.4, "curve": [{"test_error": 6.4}]}',
-])
+def test_a_number_of_five_runs_or_more_just_says_how_many(results):
+    write(results, '110-full', [6.0, 7.0, 6.5, 6.2, 6.3, 6.4])
+    assert '| 6.37 | 6.35 | 6 | 6.00 to 7.00 |' in table(PAPER_ROWS, collect(results))
+
+
+@pytest.mark.parametrize('content', [b'', b'{}', b'[1]', b'\0\0', b'\xff', b'[' * 100_000])
 def test_a_file_that_is_no_result_is_named_and_left_out(results, capsys, content):
     write(results, '110-full', [6.0])
-    result_file(results, '110-full', 1).write_text(content)
+    result_file(results, '110-full', 1).write_bytes(content)
     assert [result['seed'] for result in collect(results)['110-full']] == [0]
     assert '110-full.seed1.json is no result' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('field, value', [
+    ('row', '110-orig'), ('row', '110-none'), ('row', []), ('seed', 1), ('seed', '0'), ('seed', None),
+    ('state', 'done'), ('test_error', 6.2), ('test_error', '6.1'), ('test_error', None), ('curve', []), ('curve', None),
+    ('curve', [dict(epoch=1, train_loss=1., test_error=float('nan'))]), ('curve', [dict(epoch=1, test_error=6.1)]),
+    ('curve', [dict(epoch=1, train_loss='1', test_error=6.1)]), ('hardware', None), ('hardware', {}), ('data', {}),
+    ('data', dict(train_sha256=1, test_sha256='b')), ('model', 'resnet18'), ('model_kwargs', dict(layers=[3, 3, 3])),
+    ('recipe', dict(epochs=1)),
+])
+def test_a_result_with_one_field_amiss_is_left_out(results, capsys, field, value):
+    write(results, '110-full', [6.1])
+    assert measured(collect(results)['110-full']) == 6.1
+    write(results, '110-full', [6.1], **{field: value})
+    assert collect(results) == {}
+    assert '110-full.seed0.json is no result' in capsys.readouterr().err
 
 
 def test_half_a_result_file_is_left_out(results, capsys):
@@ -176,6 +200,8 @@ def test_results_of_other_data_are_never_averaged_with_the_rest(results, capsys)
     write(results, '110-full', [1.0], train_sha256='other')
     assert measured(collect(results)['110-full']) == 7.0
     assert '110-full.seed0.json is of other data' in capsys.readouterr().err
+    write(results, '110-full', [1.0], data=dict(train_sha256='cifar', test_sha256='other'))
+    assert measured(collect(results)['110-full']) == 7.0
 
 
 def test_results_of_several_machines_merge_by_copying(results, tmp_path):
@@ -195,9 +221,10 @@ def test_a_missing_run_is_run_once_and_its_result_says_what_made_it(tiny, result
             'peak_memory_bytes', 'hardware', 'commit', 'trainer_sha256', 'weights_sha256'} <= set(result)
     assert result['seed'] == 1 and len(result['curve']) == 2 and result['state'] == 'finished'
     assert result['curve'][-1]['test_error'] == result['test_error']
-    assert result['data'] == dict(zip(
-        ('train_sha256', 'test_sha256'), (s.sha256 for s in tables.load_sets(str(tiny[1]))), strict=True), classes=10)
+    hashes = [load_image_set(tiny[1], split).sha256 for split in ('train', 'test')]
+    assert result['data'] == dict(train_sha256=hashes[0], test_sha256=hashes[1], classes=10)
     assert succeed('run', 'tiny-0', '--seeds', 2, *tiny) == ''
+    assert result['together'] == 1
 
 
 def test_the_command_in_a_result_gives_the_same_weights(tiny, results, tmp_path):
@@ -230,15 +257,37 @@ def test_a_campaign_that_the_budget_cuts_goes_on_where_it_stopped(tiny, results,
     monkeypatch.setitem(ROWS, 'tiny-0', TINY_ROWS['tiny-0']._replace(
         options=dict(TINY_ROWS['tiny-0'].options, epochs=30)))
     steps = []
-    for _ in range(60):
+    for _ in range(200):
         succeed('run', 'tiny-0', '--seeds', 1, '--budget', '1s', *tiny)
-        result = read(results, 'tiny-0', 0)
+        path, = (results / 'tables').iterdir()
+        result = json.loads(path.read_text())
         steps.append(result['step'])
         if result['state'] == 'finished':
             break
-        assert result['state'] == 'cut' and result['test_error'] is None
-    assert len(steps) > 1 and steps == sorted(set(steps)) and steps[-1] == 300
-    assert len(list((results / 'tables').iterdir())) == 1
+        assert result['state'] == 'cut' and result['test_error'] is None and path.name == 'tiny-0.seed0.cut.json'
+    assert len(steps) > 1 and steps == sorted(steps) and steps[-1] == 300
+
+
+def test_a_finished_result_outdoes_one_of_the_same_run_that_was_cut_elsewhere(results):
+    write(results, '110-full', [None], state='cut')
+    write(results, '110-full', [6.4])
+    assert [result['state'] for result in collect(results)['110-full']] == ['finished']
+
+
+def test_a_run_that_cannot_go_on_does_not_stop_the_others(tiny, results, tmp_path):
+    folder = tmp_path / 'runs' / 'tiny-0.seed0'
+    folder.mkdir(parents=True)
+    (folder / 'checkpoint.pt').write_bytes(b'something else')
+    result = invoke('run', 'tiny-0', 'tiny-1', '--seeds', 1, *tiny)
+    assert result.exit_code == 2 and 'tiny-1, seed 0: finished' in result.output
+    assert 'error: 1 runs could not be trained, the first: tiny-0, seed 0: ' in result.output
+    assert 'is no checkpoint of train.cifar: remove it' in result.output
+
+
+def test_without_git_a_result_has_no_commit(tiny, results, monkeypatch):
+    monkeypatch.setenv('PATH', '')
+    succeed('run', 'tiny-0', '--seeds', 1, *tiny)
+    assert read(results, 'tiny-0', 0)['commit'] is None
 
 
 def test_a_run_that_diverges_is_kept_marked_and_not_run_again(tiny, results, monkeypatch):
@@ -255,7 +304,8 @@ def test_a_run_that_diverges_is_kept_marked_and_not_run_again(tiny, results, mon
 def test_a_second_campaign_leaves_a_run_to_the_first_and_says_so_if_nothing_else_is_missing(tiny, results, tmp_path):
     with lock_folder(tmp_path / 'runs' / 'tiny-0.seed0'):
         output = succeed('run', 'tiny-0', 'tiny-1', '--seeds', 1, *tiny)
-        assert 'tiny-1, seed 0: finished' in output and 'tiny-0' not in output
+        assert 'tiny-1, seed 0: finished' in output and 'tiny-0, seed 0' not in output
+        assert '1 runs are missing, 1 of them left to other processes: run again' in output
         assert 'another process trains in' in refusal('run', 'tiny-0', '--seeds', 1, *tiny)
     assert 'tiny-0, seed 0: finished' in succeed('run', 'tiny-0', '--seeds', 1, *tiny)
 
@@ -301,8 +351,7 @@ def test_a_campaign_killed_at_any_moment_loses_no_checkpoint_and_counts_no_run_t
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    steps = {path.parent.name: path.stat().st_mtime for path in runs.glob('*/checkpoint.pt')}
-    assert len(steps) == 3
+    assert len(list(runs.glob('*/checkpoint.pt'))) == 3
     output, errors = campaign(*tiny).communicate()
     assert sorted(line for line in output.split('\n') if line.endswith(': finished')) == [
         f'tiny-{i}, seed 0: finished' for i in range(3)], errors
@@ -343,13 +392,17 @@ def test_a_disk_that_is_full_ends_with_a_sentence_and_what_was_written_is_whole(
     assert campaign(*tiny).wait() == 0
 
 
-def test_own_data_is_trained_on_and_kept_out_of_the_papers_tables(tiny, results, tmp_path, npz_folder):
-    assert 'is not cifar10: name a folder of its own by --results' in refusal('run', 'tiny-0', *tiny[:4])
+def test_own_data_is_kept_out_of_the_papers_tables(tiny, tmp_path, npz_folder, monkeypatch):
+    for options in ((), ('--results', os.path.relpath(RESULTS))):
+        result = invoke('run', 'tiny-0', '--seeds', 1, *tiny[:4], *options)
+        assert result.exit_code == 2 and 'is not cifar10: name a folder of its own by --results' in result.output
     assert data_of(ROWS['164-full-cifar100'], str(npz_folder)) == str(npz_folder)
     assert data_of(ROWS['164-full-cifar100'], 'uoft-cs') == 'uoft-cs/cifar100'
     assert data_of(ROWS['164-full-cifar100'], 'me/tiny') == 'me/tiny'
     (tmp_path / 'cifar10').mkdir()
     assert data_of(ROWS['110-full'], str(tmp_path)) == str(tmp_path / 'cifar10')
+    monkeypatch.chdir(tmp_path)
+    assert 'there is no folder data here: name the images by --data' in invoke('run', '110-full').output
 
 
 def test_what_is_no_row_no_time_or_no_share_is_refused(results, tmp_path):
@@ -358,6 +411,7 @@ def test_what_is_no_row_no_time_or_no_share_is_refused(results, tmp_path):
     assert 'name rows, or all' in refusal('run', '--runs', tmp_path)
     assert 'write K/N' in refusal('run', '110-full', '--share', '2/2')
     assert '--together is 0' in refusal('run', '110-full', '--together', '0')
+    assert '--device abacus is not there' in refusal('run', '110-full', '--device', 'abacus')
 
 
 def test_the_command_of_a_row_is_the_papers_recipe(tmp_path):
@@ -368,9 +422,9 @@ def test_the_command_of_a_row_is_the_papers_recipe(tmp_path):
 def test_a_figure_compares_the_rows_that_have_runs(results, capsys):
     write(results, '20-orig', [19.])
     write(results, '20-bn_after_add', [20.5, 20.])
-    assert 'small_figure6: 1 comparisons' in succeed('plot', '--results', results)
+    assert 'small_figure6: 20 layers: BN after addition\n' in succeed('plot', '--results', results)
     assert [path.name for path in results.glob('*.png')] == ['small_figure6.png']
-    assert '![small_figure6](small_figure6.png)' in report(results)
+    assert '![small_figure6](small_figure6.png)' in report(results, collect(results))
 
 
 def test_every_figure_compares_rows_with_the_original():
@@ -381,8 +435,9 @@ def test_every_figure_compares_rows_with_the_original():
 
 def test_the_reports_are_what_the_result_files_say():
     """A number in them is re-derived here from the files, without the code that wrote it."""
-    assert (RESULTS / 'README.md').read_text() == report(RESULTS)
-    assert README.read_text().split(MARKS[0])[1].split(MARKS[1])[0].strip() == readme_block(RESULTS).strip()
+    found = collect(RESULTS)
+    assert (RESULTS / 'README.md').read_text() == report(RESULTS, found)
+    assert README.read_text().split(MARKS[0])[1].split(MARKS[1])[0].strip() == readme_block(found).strip()
     by_row = {}
     for path in (RESULTS / 'tables').glob('*.json'):
         result = json.loads(path.read_text())
@@ -394,11 +449,20 @@ def test_the_reports_are_what_the_result_files_say():
         assert f'| {statistics.median(errors):.2f} | {len(errors)} of 5 |' in line
 
 
-def test_every_result_that_ships_is_of_the_real_data_and_of_its_rows_recipe():
-    for key, runs in collect(RESULTS).items():
-        row = ROWS[key]
+def test_every_result_that_ships_counts_and_says_what_made_it():
+    found = collect(RESULTS)
+    assert sum(map(len, found.values())) == len(list((RESULTS / 'tables').glob('*.json')))
+    for runs in found.values():
         for result in runs:
-            assert [result['data']['train_sha256'], result['data']['test_sha256']] == tables.CIFAR[row.data]
-            assert (result['model'], result['model_kwargs']) == (row.model, row.model_kwargs)
-            assert result['recipe'] == json.loads(json.dumps(tables.choose_recipe(**row.options).__dict__))
+            assert [result['data']['train_sha256'], result['data']['test_sha256']] == CIFAR[ROWS[result['row']].data]
             assert result['commit'] and len(result['trainer_sha256']) == len(result['weights_sha256']) == 64
+            assert not re.search(r'[ =]/', result['command']), 'a path of one machine'
+
+
+def test_the_slurm_array_is_a_script_with_options_that_exist():
+    script = ROOT / 'train' / 'tables.sbatch'
+    subprocess.run(['bash', '-n', script], check=True)
+    options = set(re.findall(r'\s(--[a-z]+)', script.read_text().split('python -m')[1].split('|')[0]))
+    offered = succeed('run', '--help')
+    assert len(options) == 6 and all(option in offered for option in options)
+    assert 'runs are missing' in script.read_text()

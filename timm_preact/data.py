@@ -12,6 +12,7 @@ __all__ = ['CIFAR10_CLASSES', 'DataError', 'ImageSet', 'load_image_set', 'load_s
 
 CIFAR10_CLASSES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
 MAX_BYTES = 16 << 30
+EIGHT_BIT = ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'CMYK')  # modes of PIL that lose nothing but alpha as RGB
 IMAGE_COLUMNS = ('img', 'image')
 LABEL_COLUMNS = ('label', 'fine_label')
 
@@ -92,9 +93,17 @@ def _read_folder(path: Path) -> ImageSet:
     from torchvision.datasets import ImageFolder
     try:
         folder = ImageFolder(str(path))
-        images = [np.asarray(Image.open(file).convert('RGB')) for file, _ in folder.samples]
-    except (OSError, SyntaxError, Image.DecompressionBombError) as e:
+    except OSError as e:
         raise DataError(f'{path} cannot be read as a folder of images with a folder for each class: {e}') from e
+    images = []
+    for file, _ in folder.samples:
+        try:
+            with Image.open(file) as image:
+                if image.mode not in EIGHT_BIT:
+                    raise DataError(f'{file} has pixels of the kind {image.mode}: write it with 8 bits a channel.')
+                images.append(np.asarray(image.convert('RGB')))
+        except (OSError, SyntaxError, Image.DecompressionBombError) as e:
+            raise DataError(f'{file} cannot be read as an image ({e}): write it again.') from e
     sizes = {image.shape[1::-1] for image in images}
     if len(sizes) > 1:
         raise DataError(f'{path} holds images of {len(sizes)} sizes: resize them to one, such as 32x32.')

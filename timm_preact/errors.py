@@ -6,7 +6,7 @@ import json
 import sys
 from typing import Any, Callable, Dict, List
 
-__all__ = ['UserError', 'check_name', 'one_sentence_errors', 'parse_model_kwargs']
+__all__ = ['UserError', 'check_device', 'check_name', 'one_sentence_errors', 'parse_model_kwargs']
 
 
 class UserError(ValueError):
@@ -25,6 +25,19 @@ def check_name(name: str) -> str:
         return name
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.)
     raise UserError(f'{name} is no model that timm knows: did you mean {nearest[0]}?')
+
+
+def check_device(name: str):
+    """Return the torch.device.
+
+    Raises:
+        UserError: torch knows no such device, or this machine has none.
+    """
+    import torch
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as e:
+        raise UserError(f'--device {name} is not there: {str(e).splitlines()[0]}') from e
 
 
 def parse_model_kwargs(pairs: List[str]) -> Dict[str, Any]:

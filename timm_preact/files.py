@@ -1,5 +1,7 @@
 """Files that are there whole or not at all."""
 import os
+import platform
+from contextlib import suppress
 from pathlib import Path
 
 __all__ = ['write_atomically']
@@ -11,7 +13,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OSError: It cannot be written, with `path` as its filename: the disk is full, the folder is read-only ...
     """
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+    temporary = path.with_name(f'.{path.name}.{platform.node()}.{os.getpid()}')
     try:
         with open(temporary, 'wb') as file:
             file.write(content)
@@ -22,4 +24,5 @@ def write_atomically(path: Path, content: bytes) -> None:
         e.filename = str(path)
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

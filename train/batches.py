@@ -8,13 +8,20 @@ import torch.nn.functional as F
 
 from timm_preact.data import ImageSet
 
-__all__ = ['PAD', 'Batches', 'EpochPlan', 'statistics', 'test_error']
+__all__ = ['PAD', 'Batches', 'EpochPlan', 'channel_statistics', 'error_on']
 
 PAD = 4
 
 
 class EpochPlan(NamedTuple):
-    """What is random in an epoch, drawn at its start: the order, and for each place in it a crop and a flip."""
+    """What is random in an epoch, drawn at its start; for each of the N places in it an image, a crop and a flip.
+
+    Attributes:
+        order: int64 (N,), index of the image.
+        top: int64 (N,), first row of the crop in the padded image, 0 to 8.
+        left: int64 (N,), first column of it.
+        flip: bool (N,), left to right, after the crop.
+    """
     order: torch.Tensor
     top: torch.Tensor
     left: torch.Tensor
@@ -29,7 +36,14 @@ class EpochPlan(NamedTuple):
 
 
 class Batches:
-    """Images kept as bytes on the training device, normalised and augmented there a batch at a time."""
+    """Images kept as bytes on the training device, normalised and augmented there a batch at a time.
+
+    Attributes:
+        images: uint8 (N, H, W, 3).
+        labels: int64 (N,).
+        mean: float32, subtracted from pixels in [0, 1]: (3,) or the mean image (H, W, 3).
+        std: float32 (3,), divides them then.
+    """
 
     def __init__(self, images: ImageSet, mean: torch.Tensor, std: torch.Tensor, device: torch.device):
         self.images = torch.from_numpy(images.images).to(device)
@@ -61,7 +75,7 @@ class Batches:
             yield self.normalise(index).permute(0, 3, 1, 2), self.labels[index]
 
 
-def statistics(images: np.ndarray) -> Tuple[List[float], List[float]]:
+def channel_statistics(images: np.ndarray) -> Tuple[List[float], List[float]]:
     """Mean and standard deviation of each channel of uint8 images, for pixels in [0, 1], to four digits."""
     values = np.arange(256) / 255
     shares = [np.bincount(images[..., c].ravel(), minlength=256) / images[..., c].size for c in range(3)]
@@ -70,7 +84,7 @@ def statistics(images: np.ndarray) -> Tuple[List[float], List[float]]:
     return [round(float(m), 4) for m in means], [round(float(s), 4) for s in stds]
 
 
-def test_error(model: torch.nn.Module, batches: Batches) -> float:
+def error_on(model: torch.nn.Module, batches: Batches) -> float:
     """Top-1 error in percent, in float32."""
     model.eval()
     with torch.inference_mode():

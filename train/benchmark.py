@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -34,9 +35,9 @@ from rich.table import Table
 from timm_preact.data import ImageSet, load_image_set
 from timm_preact.errors import UserError, one_sentence_errors
 from timm_preact.files import write_atomically
-from train.batches import EpochPlan
+from train.batches import EpochPlan, error_on
 from train.recipe import RECIPES, Recipe, lr_at, parameter_groups
-from train.run import Run, hardware, peak_memory
+from train.run import Run, hardware, local_device, peak_memory
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / 'results'
@@ -46,8 +47,9 @@ WARM_UP = 8  # steps before a clock runs: compilation, cuDNN's choice, the captu
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
 
-def side_by_side(name: str, unit: str, contestants: Dict[str, Callable[[], float]], rounds: int, **facts) -> None:
-    """Run every contestant once a round, in turn; print and write the medians and their ratio to the first's.
+def side_by_side(name: str, unit: str, contestants: Dict[str, Callable[[], float]], rounds: int,
+                 **facts) -> Dict[str, float]:
+    """Run every contestant once a round, in turn; print, write and return the medians, and print their ratios.
 
     Args:
         name: Of the result file.
@@ -74,6 +76,7 @@ def side_by_side(name: str, unit: str, contestants: Dict[str, Callable[[], float
         versions=dict(python=platform.python_version(), torch=torch.__version__, timm=timm.__version__),
         **dict(dict(hardware=hardware(torch.device('cpu'))), **facts),
     ), indent=1).encode())
+    return medians
 
 
 def write_npz(folder: Path, sets: Dict[str, ImageSet]) -> None:
@@ -120,12 +123,13 @@ def training(
 
         def ours(*options: str) -> float:
             output = folder / f'ours{next(outputs)}'
-            run([sys.executable, '-m', 'train.cifar', 'preact_resnet20', '--data', str(folder / 'npz'), '--recipe',
-                 'modern', '--epochs', '2', '--output', str(output), *options])
+            output_of([
+                sys.executable, '-m', 'train.cifar', 'preact_resnet20', '--data', str(folder / 'npz'), '--recipe',
+                'modern', '--epochs', '2', '--output', str(output), *options])
             return json.loads((output / 'run.json').read_text())['images_per_second']
 
         def peer(*options: str) -> float:
-            log = run([
+            log = output_of([
                 sys.executable, str(script), '--device-modules', 'timm_preact', '--device', 'cpu', '--model',
                 'preact_resnet20', '--dataset', f'hfds/{folder / "parquet"}', '--train-split', 'train', '--val-split',
                 'test', '--input-key', 'img', '--target-key', 'label', '--num-classes', '10', '--input-size', '3', '32',
@@ -142,7 +146,7 @@ def training(
         }, rounds, model='preact_resnet20', images=TRAIN_IMAGES, batch_size=BATCH)
 
 
-def run(command: List[str]) -> str:
+def output_of(command: List[str]) -> str:
     environment = dict(os.environ, PYTHONPATH=str(ROOT))
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     if result.returncode:
@@ -202,27 +206,37 @@ def open_runs(model: str, seeds: Iterable[int], sets: List[ImageSet], folder: Pa
                 Path(tempfile.mkdtemp(dir=folder)), device, **options) for seed in seeds]
 
 
+def seconds_of_evaluation(run: Run) -> float:
+    start = time.perf_counter()
+    with run.on_stream():
+        error_on(run.model, run.test_batches)
+    return time.perf_counter() - start
+
+
 def step_all(runs: List[Run]) -> None:
     for run in runs:
         with run.on_stream():
             run.train_step()
 
 
-def in_process(model: str, seed: int, sets: List[ImageSet], folder: Path, device: str, steps: int,
-               barrier: multiprocessing.Barrier) -> None:
-    """One of several processes that train on a device at once: warm up, then step between two barriers."""
+def rate_in_process(model: str, seed: int, data: str, folder: Path, device: str, steps: int) -> float:
+    """Images/s of one of several processes that train on a device at once, each as long as the others."""
+    sets = [load_image_set(data, split) for split in ('train', 'test')]
     runs = open_runs(model, [seed], sets, folder, torch.device(device))
-    images_per_second(lambda: step_all(runs), BATCH, 0, torch.device(device))
-    barrier.wait(timeout=600)
-    for _ in range(steps):
-        step_all(runs)
-    synchronize(torch.device(device))
-    barrier.wait(timeout=600)
+    images_per_second(lambda: step_all(runs), BATCH, 0, runs[0].device)
+    BARRIER.wait()
+    return images_per_second(lambda: step_all(runs), BATCH, steps, runs[0].device)
 
 
-@app.command()
+def share_barrier(barrier: Any) -> None:
+    """Every process begins to measure when the last has warmed up."""
+    global BARRIER
+    BARRIER = barrier
+
+
+@app.command('steps')
 @one_sentence_errors
-def steps(
+def measure_steps(
         data: str = typer.Option(help='CIFAR-10 as train.cifar reads it.'),
         model: str = typer.Option('preact_resnet110', help='Registered name.'),
         device: str = typer.Option('cuda' if torch.cuda.is_available() else 'cpu', help='Where to train.'),
@@ -233,12 +247,13 @@ def steps(
 ) -> None:
     """Training steps of batch 128 by train.run, alone, together and compiled, against a plain PyTorch loop.
 
-    The plain loop gets its batch augmented and on the device. Rates are of all runs together; 64,000 steps, the paper's
-    length, are 8.192 million images.
+    The plain loop gets its batch augmented and on the device. Rates are of all runs together, of steps alone.
+    Last, it prints what they and the evaluations, measured too, make of one run of the paper's 64,000 steps.
     """
-    where = torch.device(device)
+    where = local_device(device)
     sets = [load_image_set(data, split) for split in ('train', 'test')]
     memory: Dict[str, int] = {}
+    evaluation: List[float] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
 
@@ -255,11 +270,11 @@ def steps(
 
         def ours(count: int = 1, **options: bool) -> float:
             runs = open_runs(model, range(count), sets, folder, where, **options)
-            try:
-                return images_per_second(lambda: step_all(runs), count * BATCH, steps, where)
-            finally:
-                for run in runs:
-                    run.close()
+            rate = images_per_second(lambda: step_all(runs), count * BATCH, steps, where)
+            evaluation.append(seconds_of_evaluation(runs[0]))
+            for run in runs:
+                run.close()
+            return rate
 
         def plain(amp: bool) -> float:
             run, = open_runs(model, [0], sets, folder, where)
@@ -270,19 +285,11 @@ def steps(
             return images_per_second(lambda: next(loop), BATCH, steps, where)
 
         def processes(count: int) -> float:
-            context = multiprocessing.get_context('spawn')
-            barrier = context.Barrier(count + 1)
-            workers = [context.Process(target=in_process, args=(model, seed, sets, folder, device, steps, barrier))
-                       for seed in range(count)]
-            for worker in workers:
-                worker.start()
-            barrier.wait(timeout=600)
-            start = time.perf_counter()
-            barrier.wait(timeout=600)
-            seconds = time.perf_counter() - start
-            for worker in workers:
-                worker.join()
-            return count * BATCH * steps / seconds
+            spawn = multiprocessing.get_context('spawn')
+            with ProcessPoolExecutor(count, spawn, share_barrier, [spawn.Barrier(count, timeout=600)]) as pool:
+                rates = [pool.submit(rate_in_process, model, seed, data, folder, device, steps)
+                         for seed in range(count)]
+                return sum(rate.result() for rate in rates)
 
         contestants = {'train.run': ours}
         if compile_model:
@@ -293,12 +300,16 @@ def steps(
             'plain loop, bfloat16': lambda: plain(amp=True),
             'plain loop, float32': lambda: plain(amp=False),
             f'train.run, {together} runs together': lambda: ours(together),
-            f'train.run, {together} processes': lambda: processes(together),
         })
-        side_by_side(
-            f'steps_{model}_{where.type}', 'images/s',
-            {name: measured(name, measure) for name, measure in contestants.items()}, rounds, model=model,
-            batch_size=BATCH, steps=steps, hardware=hardware(where), peak_memory_bytes=memory)
+        contestants = {name: measured(name, measure) for name, measure in contestants.items()}
+        contestants[f'train.run, {together} processes'] = lambda: processes(together)
+        paper = RECIPES['paper']
+        medians = side_by_side(
+            f'steps_{model}_{where.type}', 'images/s', contestants, rounds, model=model, batch_size=BATCH, steps=steps,
+            hardware=hardware(where), peak_memory_bytes=memory, evaluation_seconds=evaluation)
+        epochs = paper.iterations // (len(sets[0].labels) // BATCH)
+        minutes = (paper.iterations * BATCH / medians['train.run'] + epochs * statistics.median(evaluation)) / 60
+        print(f'{paper.iterations} steps and {epochs} evaluations of one run: {minutes:.1f} minutes at these rates')
 
 
 @app.command()
@@ -332,13 +343,14 @@ def imports(rounds: int = typer.Option(9, help='Measurements of each.')) -> None
     def seconds(*command: str) -> Callable[[], float]:
         def measure() -> float:
             start = time.perf_counter()
-            run([sys.executable, *command])
+            output_of([sys.executable, *command])
             return time.perf_counter() - start
         return measure
 
     def after_timm() -> float:
-        return float(run([sys.executable, '-c', 'import time, timm; start = time.perf_counter(); import timm_preact; '
-                                                'print(time.perf_counter() - start)']))
+        return float(output_of([
+            sys.executable, '-c', 'import time, timm; start = time.perf_counter(); import timm_preact; '
+            'print(time.perf_counter() - start)']))
 
     side_by_side('imports', 's', {
         'import timm_preact, after timm': after_timm,

@@ -25,7 +25,7 @@ from timm_preact.data import load_image_set
 from timm_preact.errors import UserError, check_name, one_sentence_errors, parse_model_kwargs
 from timm_preact.files import write_atomically
 from train.recipe import RECIPES, choose_recipe
-from train.run import Run, train_together
+from train.run import Run, local_device, train_together
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -57,11 +57,12 @@ def main(
     chosen = choose_recipe(
         recipe, epochs=epochs, iterations=iterations, batch_size=batch_size, lr=lr, weight_decay=weight_decay,
         label_smoothing=label_smoothing, mean=mean, bn_group=bn_group)
+    if not 0 <= seed < 2 ** 31:
+        raise UserError(f'--seed is {seed}: it must be from 0 to {2 ** 31 - 1}.')
+    where = local_device(device)
     distributed = 'WORLD_SIZE' in os.environ
     if distributed:
-        dist.init_process_group('nccl' if device == 'cuda' else 'gloo')
-        if device == 'cuda':
-            torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
+        dist.init_process_group('nccl' if where.type == 'cuda' else 'gloo')
     try:
         output.mkdir(parents=True, exist_ok=True)
         write_atomically(output / '.writable', b'')
@@ -69,9 +70,9 @@ def main(
         train, test = load_image_set(data, 'train'), load_image_set(data, 'test')
         settings = dict(model=check_name(model), model_kwargs=parse_model_kwargs(model_kwargs), seed=seed, amp=amp,
                         data=[train.sha256, test.sha256])
-        with closing(Run(settings, chosen, train, test, output, torch.device(device), compile_model, capture)) as run:
+        with closing(Run(settings, chosen, train, test, output, where, compile_model, capture)) as run:
             for _ in train_together([run], checkpoint_every=checkpoint_every):
-                if run.state == 'diverged':
+                if run.state != 'finished':
                     raise UserError(run.error)
                 if run.rank == 0:
                     command = shlex.join(['python', '-m', 'train.cifar', *sys.argv[1:]])

@@ -55,8 +55,8 @@ def plot_run(result: Dict[str, Any], path: Path) -> None:
     save_figure(figure, path)
 
 
-def plot_comparisons(panels: Dict[str, Dict[str, List[Dict[str, Any]]]], path: Path) -> None:
-    """A row of axes a comparison: training loss left, test error right.
+def plot_comparisons(panels: Dict[str, Dict[str, List[Dict[str, Any]]]], path: Path) -> bool:
+    """A row of axes a comparison: training loss left, test error right; whether it is drawn.
 
     Args:
         panels: By title, what is compared: by label, the runs of one row of a table. A line is their median, epoch by
@@ -65,7 +65,7 @@ def plot_comparisons(panels: Dict[str, Dict[str, List[Dict[str, Any]]]], path: P
     """
     figure = new_figure(9, 3 * len(panels))
     if figure is None:
-        return
+        return False
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
     axes = figure.subplots(len(panels), 2, squeeze=False)
     for (title, lines), (left, right) in zip(panels.items(), axes, strict=True):
@@ -92,3 +92,4 @@ def plot_comparisons(panels: Dict[str, Dict[str, List[Dict[str, Any]]]], path: P
             axis.grid(alpha=0.3, which='both', linewidth=0.5)
             axis.xaxis.get_major_locator().set_params(integer=True)
     save_figure(figure, path)
+    return True

@@ -12,11 +12,12 @@ import fcntl
 import io
 import json
 import math
+import os
 import platform
 import resource
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Optional
@@ -31,14 +32,14 @@ from safetensors.torch import save
 
 import timm_preact
 from timm_preact.data import ImageSet
-from timm_preact.errors import UserError
+from timm_preact.errors import UserError, check_device
 from timm_preact.files import write_atomically
 from timm_preact.weights import export_model
-from train.batches import Batches, EpochPlan, statistics, test_error
+from train.batches import Batches, EpochPlan, channel_statistics, error_on
 from train.figures import plot_run
 from train.recipe import Recipe, lr_at, parameter_groups
 
-__all__ = ['FolderTaken', 'Run', 'train_together']
+__all__ = ['FolderTaken', 'Run', 'local_device', 'train_together']
 
 EAGER_STEPS = 3  # before a capture: cuDNN chooses its algorithms, the allocator finds its sizes
 
@@ -60,8 +61,15 @@ class Run:
         compile_model: torch.compile the network.
         capture: Capture the step as a CUDA graph; on a GPU, in a run of one process.
 
+    Attributes:
+        state: 'running', 'finished', 'diverged' or 'cut'; `error` is the sentence that says why, where it needs one.
+        step: Steps done, of `total`.
+        history: A row an epoch: epoch, step, lr, train_loss, test_error, seconds, images_per_second.
+        together: The most runs that trained beside it, itself included.
+
     Raises:
-        UserError: The batch does not fit the data, the checkpoint is another run's, or another process has the folder.
+        FolderTaken: Another process trains in `output`.
+        UserError: The images, the batch and the network do not fit each other, or the checkpoint is another run's.
     """
 
     def __init__(self, settings: Dict[str, Any], recipe: Recipe, train: ImageSet, test: ImageSet, output: Path,
@@ -72,54 +80,75 @@ class Run:
         if self.steps_per_epoch == 0 or recipe.batch_size % self.world:
             raise UserError(f'batch size {recipe.batch_size} does not fit {len(train.labels)} images on {self.world} '
                             f'processes: choose a smaller one, or a multiple of the number of processes.')
+        if train.classes != test.classes or train.images.shape[1:] != test.images.shape[1:]:
+            raise UserError('training and test images differ in their classes or in their size: give two splits of one '
+                            'data set.')
         self.total = recipe.iterations if recipe.epochs is None else round(recipe.epochs * self.steps_per_epoch)
+        if self.total < 1:
+            raise UserError(f'{recipe.epochs} epochs are no step: train for longer.')
         self.share = recipe.batch_size // self.world
-        self.state, self.error = 'running', None
-        self.lock = lock_folder(output) if self.rank == 0 else None
-
-        torch.manual_seed(settings['seed'])
-        self.model = timm.create_model(settings['model'], num_classes=len(train.classes), **settings['model_kwargs'])
-        self.model.to(device, memory_format=torch.channels_last).train()
-        self.mean_image = torch.from_numpy(train.images.mean(0) / 255).float() if recipe.mean == 'pixel' else None
-        mean, std = statistics(train.images)
-        if self.mean_image is not None:
-            std = [1., 1., 1.]
-        self.describe(train, mean, std)
-        mean = torch.tensor(mean) if self.mean_image is None else self.mean_image
-        self.train_batches = Batches(train, mean, torch.tensor(std), device)
-        self.test_batches = Batches(test, mean, torch.tensor(std), device)
-
+        self.state, self.error, self.together = 'running', None, 1
         self.step = 0
         self.history: List[Dict[str, float]] = []
-        self.seconds = 0.  # of this epoch, up to the last checkpoint
-        self.since = 0.  # when the clock was last read
-        self.loss_sum = torch.zeros((), device=device)
-        self.plan: Optional[EpochPlan] = None
-        self.place = torch.zeros((), dtype=torch.int64, device=device)
-        self.places = torch.arange(self.share, device=device)
-        self.lr = torch.zeros((), device=device)
+        self.seconds = 0.  # of this epoch, up to `since`, when the clock was last read
+        self.lock = lock_folder(output) if self.rank == 0 else None
+        try:
+            prepare(device)
+            self.make_model(train)
+            self.place_data(train, test)
+            self.make_step(compile_model, capture)
+            self.resume()
+        except BaseException:
+            self.release()
+            raise
+        self.since = time.perf_counter()
+
+    def make_model(self, train: ImageSet) -> None:
+        """The network, its initial weights drawn from the seed."""
+        name, kwargs = self.settings['model'], self.settings['model_kwargs']
+        torch.manual_seed(self.settings['seed'])
+        try:
+            self.model = timm.create_model(name, num_classes=len(train.classes), **kwargs)
+        except TypeError as e:
+            raise UserError(f'{name} does not take {kwargs}: {e}.') from e
+        self.model.to(self.device, memory_format=torch.channels_last).train()
+
+    def place_data(self, train: ImageSet, test: ImageSet) -> None:
+        """All images on the device, and how they are normalised in the model's config."""
+        mean, std = channel_statistics(train.images)
+        pixel = self.recipe.mean == 'pixel'
+        self.mean_image = torch.from_numpy(train.images.mean(0) / 255).float() if pixel else None
+        std = [1., 1., 1.] if pixel else std
+        self.describe(train, mean, std)
+        mean = self.mean_image if pixel else torch.tensor(mean)
+        self.train_batches, self.test_batches = (
+            Batches(images, mean, torch.tensor(std), self.device) for images in (train, test))
+
+    def make_step(self, compile_model: bool, capture: bool) -> None:
+        """Everything that a step reads and changes on the device; it stays in its place, where a graph looks for it."""
+        self.loss_sum = torch.zeros((), device=self.device)  # of the epoch's steps so far
+        self.plan: Optional[EpochPlan] = None  # of the epoch
+        self.place = torch.zeros((), dtype=torch.int64, device=self.device)  # in the plan, of the batch's first image
+        self.places = torch.arange(self.share, device=self.device)  # of the others, from there
+        self.lr = torch.zeros((), device=self.device)
         self.optimizer = torch.optim.SGD(
-            parameter_groups(self.model, recipe), lr=self.lr, momentum=recipe.momentum, nesterov=recipe.nesterov,
-            fused=True)
+            parameter_groups(self.model, self.recipe), lr=self.lr, momentum=self.recipe.momentum,
+            nesterov=self.recipe.nesterov, fused=True)
         for parameter in self.model.parameters():
             self.optimizer.state[parameter]['momentum_buffer'] = torch.zeros_like(parameter)
-
         self.forward = torch.compile(self.model) if compile_model else self.model
         if compile_model:
             torch._dynamo.config.cache_size_limit = 1000  # a program a network, however many this process trains
         if self.world > 1:
             self.forward = torch.nn.parallel.DistributedDataParallel(self.forward)
-        on_gpu = device.type == 'cuda'
-        self.stream = torch.cuda.Stream(device) if on_gpu and self.world == 1 else None
+        on_gpu = self.device.type == 'cuda'
+        self.stream = torch.cuda.Stream(self.device) if on_gpu and self.world == 1 else None
         self.capture = capture and self.stream is not None
         self.graph: Optional[torch.cuda.CUDAGraph] = None
         self.eager_steps = 0
-        self.exclusive = on_gpu and any(
-            getattr(module, 'p', 0) or getattr(module, 'drop_prob', 0) for module in self.model.modules())
-        self.resume()
+        self.draws = any(getattr(module, 'p', 0) or getattr(module, 'drop_prob', 0) for module in self.model.modules())
         if on_gpu:
-            torch.backends.cudnn.benchmark = True
-            torch.cuda.synchronize(device)  # what was made on the default stream is there for the run's own
+            torch.cuda.synchronize(self.device)  # what the default stream made is there for the run's own
 
     def describe(self, data: ImageSet, mean: List[float], std: List[float]) -> None:
         """Let the model's config say what it is trained on."""
@@ -142,21 +171,22 @@ class Run:
                 mine.copy_(drawn)
         self.place.fill_(position * self.recipe.batch_size + self.rank * self.share)
         self.lr.fill_(lr_at(self.recipe, self.step, self.total))
-        torch.manual_seed((seed * 1_000_003 + self.step) * 1_000 + self.rank)  # of dropout
-        if self.exclusive:  # graphs read the generator's state from the device, where there is one for all streams
-            torch.cuda.synchronize(self.device)
-        self.launch()
-        if self.exclusive:
-            torch.cuda.synchronize(self.device)
+        if not self.draws:
+            self.launch()
+        else:
+            torch.manual_seed((seed * 1_000_003 + self.step) * 1_000 + self.rank)
+            with alone_on(self.device) if self.capture else nullcontext():
+                self.launch()
         self.step += 1
 
     def launch(self) -> None:
-        """Compute the step: kernel by kernel, or from the fourth on by replaying their graph."""
+        """Compute the step: kernel by kernel, or after a few of those by replaying their graph."""
         if self.capture and self.graph is None and self.eager_steps == EAGER_STEPS:
             self.optimizer.zero_grad()
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph, stream=self.stream):
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=self.stream):
                 self.compute()
+            self.graph = graph
         if self.graph is None:
             self.compute()
             self.eager_steps += 1
@@ -214,7 +244,7 @@ class Run:
         """Measure, log, and start the next epoch's sums."""
         self.read_clock()
         row = dict(epoch=len(self.history) + 1, step=self.step, lr=lr_at(self.recipe, self.step - 1, self.total),
-                   train_loss=loss, test_error=test_error(self.model, self.test_batches),
+                   train_loss=loss, test_error=error_on(self.model, self.test_batches),
                    seconds=round(self.seconds, 2),
                    images_per_second=round(steps * self.recipe.batch_size / self.seconds, 1))
         self.history.append(row)
@@ -239,14 +269,14 @@ class Run:
                     momentum=self.momentum(),
                 ), buffer)
             write_atomically(self.output / 'checkpoint.pt', buffer.getvalue())
+        self.since = time.perf_counter()
 
     def momentum(self) -> Dict[str, torch.Tensor]:
         state = self.optimizer.state
         return {name: state[parameter]['momentum_buffer'] for name, parameter in self.model.named_parameters()}
 
     def resume(self) -> None:
-        """Take up the checkpoint in the output folder, if there is one; in place, where a graph looks for it."""
-        self.since = time.perf_counter()
+        """Take up the checkpoint in the output folder, if there is one."""
         path = self.output / 'checkpoint.pt'
         if not path.exists():
             return
@@ -254,9 +284,9 @@ class Run:
             state = torch.load(path, map_location='cpu', weights_only=True)
             settings, recipe, momentum = state['settings'], state['recipe'], state['momentum']
         except Exception as e:  # torch and zipfile raise a dozen classes for a file that is no checkpoint
-            raise UserError(f'{path} is no checkpoint of train.cifar: remove it or choose another --output.') from e
+            raise UserError(f'{path} is no checkpoint of train.cifar: remove it or choose another folder.') from e
         if settings != self.settings or recipe != asdict(self.recipe):
-            raise UserError(f'{path} belongs to a run with other settings: choose another --output or remove it.')
+            raise UserError(f'{path} belongs to a run with other settings: choose another folder or remove it.')
         self.step, self.history, self.seconds = state['step'], state['history'], state['seconds']
         self.loss_sum.copy_(state['loss_sum'])
         self.model.load_state_dict(state['model'])
@@ -285,6 +315,7 @@ class Run:
             images_per_second=last.get('images_per_second'),
             train_seconds=round(sum(row['seconds'] for row in self.history), 1),
             processes=self.world,
+            together=self.together,
             precision='bfloat16 autocast' if self.settings['amp'] else 'float32',
             peak_memory_bytes=peak_memory(self.device),
             hardware=hardware(self.device),
@@ -306,7 +337,12 @@ class Run:
         return result
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Let go of the folder, and of the graph and the gradients."""
+        self.graph = None
+        self.optimizer.zero_grad()
+        self.release()
+
+    def release(self) -> None:
         if self.lock is not None:
             self.lock.close()
 
@@ -338,19 +374,22 @@ def train_together(runs: Iterable[Run], together: int = 1, checkpoint_every: int
         deadline: In time.monotonic's seconds; what is not done by then is saved and given back in the state 'cut'.
 
     Yields:
-        Each run as it ends: 'finished', 'diverged' or 'cut'.
+        Each run as it ends: 'finished', 'diverged' or 'cut'. One that does not fit into the device's memory is 'cut'
+        with an `error`, and goes on from its last checkpoint when it is taken up.
     """
     waiting, going = iter(runs), []
-    if torch.cuda.is_initialized():
-        torch.cuda.reset_peak_memory_stats()
     with RunProgress() as progress:
         while True:
             while (len(going) < together and time.monotonic() < deadline
                    and (run := next(waiting, None)) is not None):
+                if not going and run.stream is not None:
+                    torch.cuda.reset_peak_memory_stats(run.device)
                 going.append(run)
                 progress.add(run)
             if not going:
                 return
+            for run in going:
+                run.together = max(run.together, len(going))
             if time.monotonic() >= deadline:
                 for run in going:
                     if run.state == 'running':
@@ -358,37 +397,51 @@ def train_together(runs: Iterable[Run], together: int = 1, checkpoint_every: int
                         run.state = 'cut'
             for run in going:
                 if run.state == 'running':
-                    run.advance(checkpoint_every)
+                    try:
+                        run.advance(checkpoint_every)
+                    except torch.OutOfMemoryError:
+                        run.state, run.error = 'cut', (
+                            f'{run.output.name} does not fit into memory beside {len(going) - 1} others: train fewer '
+                            f'together.')
                     progress.show(run)
-            for run in [run for run in going if run.state != 'running']:
-                going.remove(run)
+            ended, going = [run for run in going if run.state != 'running'], [
+                run for run in going if run.state == 'running']
+            while ended:
+                run = ended.pop(0)
+                progress.remove(run)
                 yield run
+                del run
 
 
 class RunProgress:
     """How far runs are: a bar each on a terminal, a line an epoch elsewhere, nothing on processes but the first."""
 
     def __init__(self):
-        self.lines = not sys.stderr.isatty() or (dist.is_initialized() and dist.get_rank() != 0)
+        self.lines = not sys.stderr.isatty()
         self.bars = Progress(
             TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            console=Console(stderr=True), disable=self.lines)
+            console=Console(stderr=True), disable=self.lines or (dist.is_initialized() and dist.get_rank() != 0))
         self.tasks: Dict[Run, int] = {}
         self.epochs: Dict[Run, int] = {}
 
     def __enter__(self) -> 'RunProgress':
-        if not self.lines:
+        if not self.bars.disable:
             self.bars.start()
         return self
 
     def __exit__(self, *_) -> None:
-        if not self.lines:
+        if not self.bars.disable:
             self.bars.stop()
 
     def add(self, run: Run) -> None:
         if run.rank == 0:
             self.tasks[run] = self.bars.add_task(run.output.name, total=run.total, completed=run.step)
             self.epochs[run] = len(run.history)
+
+    def remove(self, run: Run) -> None:
+        if run.rank == 0:
+            self.bars.remove_task(self.tasks.pop(run))
+            del self.epochs[run]
 
     def show(self, run: Run) -> None:
         if run.rank != 0:
@@ -404,7 +457,36 @@ class RunProgress:
                       f"{last['images_per_second']:.0f} images/s", flush=True)
 
 
+def local_device(name: str) -> torch.device:
+    """The device that --device names; of 'cuda', a rank of torchrun takes the GPU of its own.
+
+    Raises:
+        UserError: There is none.
+    """
+    rank = os.environ.get('LOCAL_RANK')
+    device = check_device(f'cuda:{rank}' if name == 'cuda' and rank else name)
+    if device.type == 'cuda':
+        torch.cuda.set_device(device)
+    return device
+
+
+def prepare(device: torch.device) -> None:
+    """Settings of the process: cuDNN tries its algorithms, and float32 is float32."""
+    if device.type == 'cuda':
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = False
+
+
+@contextmanager
+def alone_on(device: torch.device) -> Iterator[None]:
+    """Nothing else runs on the device: replayed graphs read the generator's state there, one for all streams."""
+    torch.cuda.synchronize(device)
+    yield
+    torch.cuda.synchronize(device)
+
+
 def hardware(device: torch.device) -> str:
+    """The GPU's name, or what is known of the CPU."""
     if device.type == 'cuda':
         return torch.cuda.get_device_name(device)
     return f'{platform.machine()} CPU, {torch.get_num_threads()} threads'

@@ -28,9 +28,10 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import torch
 import typer
@@ -41,9 +42,9 @@ from timm_preact.files import write_atomically
 from timm_preact.weights.sources import SOURCES
 from train.figures import plot_comparisons
 from train.recipe import choose_recipe
-from train.run import FolderTaken, Run, train_together
+from train.run import FolderTaken, Run, local_device, train_together
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / 'train' / 'results'
 README = ROOT / 'README.md'
 MARKS = '<!-- results -->', '<!-- /results -->'
@@ -52,6 +53,7 @@ MODERN_EPOCHS = 200
 FAIL = 20.  # the paper's word for a test error above it, in percent
 PAPER_RUNS = 5
 DATA = ('cifar10', 'cifar100')
+DATA_FOLDER = 'data'
 # Of the training images and the test images, as ImageSet.sha256 has it
 CIFAR: Dict[str, List[str]] = {
     'cifar10': ['e7e912a8c6333907de72724e1c12b6242f4d951c24cbcccedcfa406ea340a13c',
@@ -70,7 +72,7 @@ class Row(NamedTuple):
         tables: Where it stands.
         case: What the paper calls it.
         model: Registered name.
-        paper: Test error in percent; 'fail'; or None where the paper has no such run.
+        paper: Test error in percent, or 'fail'.
         kind: Of the paper's number: 'median' of 5 runs; 'run' of one; 'fail'; or 'pytorchcv', the number of a peer.
         mean: Mean and standard deviation, where the paper has them beside the median.
         data: 'cifar10' or 'cifar100'.
@@ -80,7 +82,7 @@ class Row(NamedTuple):
     tables: str
     case: str
     model: str
-    paper: Any
+    paper: Union[float, str]
     kind: str = 'median'
     mean: Optional[Tuple[float, float]] = None
     data: str = 'cifar10'
@@ -135,8 +137,8 @@ PAPER_ROWS: Dict[str, Row] = {
     '1001-orig-cifar100': Row('3, 4', 'original', 'preact_resnet1001_orig', 27.82, data='cifar100'),
     '1001-full-batch64': Row('4', 'full pre-activation, batch 64', 'preact_resnet1001', 4.62, mean=(4.69, 0.20),
                              options={'recipe': 'torch', 'bn_group': 32}),
-    '1202-orig': Row(
-        '4', 'original, 1202 layers', 'preact_resnet110_orig', 7.93, 'run', model_kwargs={'layers': [200, 200, 200]}),
+    '1202-orig': Row('4', 'original, 1202 layers (one run)', 'preact_resnet110_orig', 7.93, 'run',
+                     model_kwargs={'layers': [200, 200, 200]}),
 }
 MODERN_ROWS: Dict[str, Row] = {
     f'{depth}-modern' + ('' if data == 'cifar10' else f'-{data}'): Row(
@@ -169,7 +171,7 @@ SMALL_FIGURES = {
 
 
 def command_of(key: str, seed: int, data: str, output: Path, extra: Tuple[str, ...] = ()) -> List[str]:
-    """Arguments of train.cifar for one run of a row."""
+    """Arguments of train.cifar for one run of a row; `extra` are further options."""
     row = ROWS[key]
     options = [word for name, value in row.options.items() for word in (f'--{name.replace("_", "-")}', str(value))]
     kwargs = [word for name, value in row.model_kwargs.items()
@@ -181,61 +183,80 @@ def command_of(key: str, seed: int, data: str, output: Path, extra: Tuple[str, .
 def data_of(row: Row, data: str) -> str:
     """What train.cifar's --data is for a row, see the module's docstring."""
     folder = Path(data)
+    if data == DATA_FOLDER and not folder.exists():
+        raise UserError(f'there is no folder {data} here: name the images by --data, such as --data uoft-cs.')
     if any((folder / name).exists() for name in DATA) or not (folder.exists() or '/' in data):
         return str(folder / row.data)
     return data
 
 
 @functools.lru_cache(maxsize=2)
-def load_sets(source: str) -> Tuple[ImageSet, ImageSet]:
-    return load_image_set(source, 'train'), load_image_set(source, 'test')
+def load_sets(source: str) -> Tuple[ImageSet, ImageSet, List[str]]:
+    """Training images, test images, and their sha256."""
+    sets = load_image_set(source, 'train'), load_image_set(source, 'test')
+    return *sets, [images.sha256 for images in sets]
 
 
-def result_file(results: Path, key: str, seed: int) -> Path:
-    return results / 'tables' / f'{key}.seed{seed}.json'
+def result_file(results: Path, key: str, seed: int, cut: bool = False) -> Path:
+    """Of a run; what is known of one that was cut has a file of its own, which a finished one makes void."""
+    return results / 'tables' / f'{key}.seed{seed}{".cut" if cut else ""}.json'
 
 
 def read_result(path: Path) -> Dict[str, Any]:
     """One result.
 
     Raises:
-        ValueError: The file is none.
+        ValueError: The file is none, or not one of the row that it names.
     """
-    result = json.loads(path.read_text())
     try:
-        key, state, error, curve = (result[field] for field in ('row', 'state', 'test_error', 'curve'))
-        if key not in ROWS or path.name != f"{key}.seed{result['seed']}.json":
-            raise ValueError('it is named after another row or seed')
-        if state not in ('finished', 'diverged', 'cut'):
-            raise ValueError(f'its state is {state}')
-        if state == 'finished' and not (0 <= error <= 100 and curve[-1]['test_error'] == error):
-            raise ValueError('its error is not that of its last epoch')
-        if state != 'finished' and not 0 <= result['step'] <= result['iterations']:
-            raise ValueError('its step is none')
-        Counter(result['data'].values()), str(result['hardware'])
-    except (LookupError, TypeError, AttributeError) as e:
+        result = json.loads(path.read_text())
+        row, seed, state, curve = ROWS[result['row']], result['seed'], result['state'], result['curve']
+        numbers = [value for epoch in curve for value in (epoch['train_loss'], epoch['test_error'])]
+        texts = [result['hardware'], result['data']['train_sha256'], result['data']['test_sha256']]
+        experiment = [result['model'], result['model_kwargs'], result['recipe']]
+    except (OSError, RecursionError, LookupError, TypeError, AttributeError) as e:
         raise ValueError(f'it lacks {e}') from e
+    recipe = json.loads(json.dumps(asdict(choose_recipe(**row.options))))
+    if path.name != result_file(path.parent, result['row'], seed, state == 'cut').name or type(seed) is not int:
+        raise ValueError('it is named after another row or seed')
+    if experiment != [row.model, row.model_kwargs, recipe]:
+        raise ValueError('it is of another network or recipe than its row')
+    if not all(type(n) in (int, float) and math.isfinite(n) for n in numbers) or not all(type(t) is str for t in texts):
+        raise ValueError('it holds something else in the place of a number or a text')
+    if state == 'finished':
+        if not curve or result['test_error'] != curve[-1]['test_error'] or not 0 <= result['test_error'] <= 100:
+            raise ValueError('its error is not that of its last epoch')
+    elif state not in ('diverged', 'cut') or not 0 <= result.get('step', -1) <= result.get('iterations', -1):
+        raise ValueError(f'its state is {state}')
     return result
 
 
 def collect(results: Path) -> Dict[str, List[Dict[str, Any]]]:
-    """The results of each row, by seed; a file that is none, or of other data than the rest, is named and left out."""
+    """The results of each row, by seed; a file that is none, or of other data than the rest, is named and left out.
+
+    The data of the folder that ships is CIFAR; that of another is what most of its files have.
+    """
     found: Dict[str, List[Dict[str, Any]]] = defaultdict(list)
-    by_data: Dict[str, Counter] = defaultdict(Counter)
+    hashes: Dict[str, Counter] = defaultdict(Counter)
+    read = []
     for path in sorted((results / 'tables').glob('*.json')):
+        if path.name.endswith('.cut.json') and path.with_name(path.name.replace('.cut', '')).exists():
+            continue
         try:
             result = read_result(path)
         except ValueError as e:
             print(f'warning: {path} is no result ({e}): it is left out.', file=sys.stderr)
             continue
-        found[result['row']].append(result)
-        by_data[ROWS[result['row']].data][result['data']['train_sha256']] += 1
-    for key, runs in found.items():
-        usual = by_data[ROWS[key].data].most_common(1)[0][0]
-        for result in [result for result in runs if result['data']['train_sha256'] != usual]:
-            path = result_file(results, key, result['seed'])
+        row, data = ROWS[result['row']], (result['data']['train_sha256'], result['data']['test_sha256'])
+        hashes[row.data][data] += 1
+        read.append((path, row, data, result))
+    for path, row, data, result in read:
+        expected = tuple(CIFAR[row.data]) if results == RESULTS else hashes[row.data].most_common(1)[0][0]
+        if data != expected:
             print(f'warning: {path} is of other data than the rest: it is left out.', file=sys.stderr)
-            runs.remove(result)
+        else:
+            found[result['row']].append(result)
+    for runs in found.values():
         runs.sort(key=lambda result: result['seed'])
     return found
 
@@ -251,21 +272,28 @@ def measured(runs: List[Dict[str, Any]]) -> Optional[float]:
     return statistics.median(errors) if errors else None
 
 
-def shown(error: Any, mean: Optional[Tuple[float, float]] = None) -> str:
+def shown(error: Union[float, str, None], mean_std: Optional[Tuple[float, float]] = None) -> str:
     """As the paper prints it."""
     if error is None or error == 'fail':
         return error or '-'
-    return f'{error:.2f}' + (f' ({mean[0]:.2f} ± {mean[1]:.2f})' if mean else '')
+    if error == math.inf:
+        return 'diverged'
+    return f'{error:.2f}' + (f' ({mean_std[0]:.2f} ± {mean_std[1]:.2f})' if mean_std else '')
+
+
+def counted(runs: List[Dict[str, Any]]) -> str:
+    """How many runs a number is of, beside the paper's 5 if it is of fewer."""
+    count = len(ended(runs))
+    return f'{count} of {PAPER_RUNS}' if count < PAPER_RUNS else str(count)
 
 
 def cells_of(key: str, runs: List[Dict[str, Any]]) -> List[str]:
     """Row, where it stands in the paper, the paper's number, ours, of how many runs, their range."""
-    row, ours = ROWS[key], measured(runs)
+    row = ROWS[key]
     errors = [result['test_error'] for result in runs if result['state'] == 'finished']
     spread = f'{min(errors):.2f} to {max(errors):.2f}' if len(errors) > 1 else '-'
-    ours = 'diverged' if ours == math.inf else shown(ours)
-    return [f'`{key}`', row.tables, row.case, row.data, shown(row.paper, row.mean), ours,
-            f'{len(ended(runs))} of {PAPER_RUNS}', spread]
+    return [f'`{key}`', row.tables, row.case, row.data, shown(row.paper, row.mean), shown(measured(runs)),
+            counted(runs), spread]
 
 
 def table(rows: Dict[str, Row], results: Dict[str, List[Dict[str, Any]]], reference: str = 'paper') -> str:
@@ -297,13 +325,12 @@ STATISTIC = (
     f"of {PAPER_RUNS}, with mean and standard deviation in brackets where it has them, and 'fail' above {FAIL:.0f}.")
 
 
-def report(results: Path) -> str:
-    """README.md of a folder of results, from its files alone."""
-    found = collect(results)
+def report(results: Path, found: Dict[str, List[Dict[str, Any]]]) -> str:
+    """README.md of a folder of results, from what `collect` found there."""
     ran = [result for runs in found.values() for result in runs]
     unfinished = [f"{key}, seed {result['seed']}: {result['state']} at step {result['step']} of {result['iterations']}"
                   for key, runs in found.items() for result in runs if result['state'] != 'finished']
-    figures = [f'![{name}]({name}.png)\n' for name in {**FIGURES, **SMALL_FIGURES} if panels_of(name, found)]
+    figures = [name for name in {**FIGURES, **SMALL_FIGURES} if (results / f'{name}.png').exists()]
     return '\n'.join([
         '# Measured runs\n',
         'Written by `python -m train.tables report` from the files in [tables](tables), one a run, each with its '
@@ -312,13 +339,13 @@ def report(results: Path) -> str:
         f'Not finished: {"; ".join(unfinished) or "none"}.\n',
         f'Hardware: {"; ".join(sorted({result["hardware"] for result in ran})) or "none yet"}.\n',
         *(['## Curves\n\nDrawn by `python -m train.tables plot`.\n'] if figures else []),
-        *figures])
+        *(f'![{name}]({name}.png)\n' for name in figures)])
 
 
-def readme_block(results: Path) -> str:
+def readme_block(found: Dict[str, List[Dict[str, Any]]]) -> str:
     """What stands between the marks in the project's README: the rows that have runs."""
     return f'{STATISTIC} `python -m train.tables run ROW --data DIR` is the command of each row.\n\n' + '\n'.join(
-        sections(collect(results), ran_only=True))
+        sections(found, ran_only=True))
 
 
 def panels_of(name: str, found: Dict[str, List[Dict[str, Any]]]) -> Dict[str, Dict[str, List[Dict[str, Any]]]]:
@@ -334,10 +361,9 @@ def panels_of(name: str, found: Dict[str, List[Dict[str, Any]]]) -> Dict[str, Di
 
 def seconds_of(budget: str) -> float:
     """90s, 25m or 2h."""
-    unit = {'s': 1, 'm': 60, 'h': 3600}.get(budget[-1:])
-    if unit is None or not budget[:-1].isdigit():
+    if re.fullmatch('[0-9]+[smh]', budget) is None:
         raise UserError(f'--budget {budget} is no time: write 90s, 25m or 2h.')
-    return int(budget[:-1]) * unit
+    return int(budget[:-1]) * {'s': 1, 'm': 60, 'h': 3600}[budget[-1]]
 
 
 def share_of(share: Optional[str]) -> slice:
@@ -360,76 +386,107 @@ def rows_named(patterns: List[str]) -> List[str]:
     return keys
 
 
-class Campaign(NamedTuple):
-    """How runs are made, and where they and their results are kept."""
-    data: str
-    runs: Path
-    results: Path
-    device: torch.device
-    together: int
-    compile_model: bool
-    capture: bool
+class Campaign:
+    """Trains runs of rows, several at a time, and writes their results.
+
+    Args:
+        data: As --data says it.
+        runs: Folder of the runs' folders.
+        results: Folder of the result files.
+        device: Where to train.
+        together: How many runs train at a time.
+        compile_model: torch.compile the networks.
+        capture: Capture steps as CUDA graphs.
+
+    Attributes:
+        left: Why runs were not begun: other processes train them.
+        failed: What was wrong with runs that could not be begun, or not go on.
+    """
+
+    def __init__(self, data: str, runs: Path, results: Path, device: torch.device, together: int, compile_model: bool,
+                 capture: bool):
+        self.data, self.runs, self.results, self.device, self.together = data, runs, results, device, together
+        self.compile_model, self.capture = compile_model, capture
+        self.opened: Dict[Run, Tuple[str, int]] = {}
+        self.left: List[UserError] = []
+        self.failed: List[str] = []
+        self.sources = dict(commit=head_commit(), trainer_sha256=trainer_sha256())
 
     def has_ended(self, key: str, seed: int) -> bool:
         try:
-            return read_result(result_file(self.results, key, seed))['state'] != 'cut'
-        except (OSError, ValueError):
+            return bool(read_result(result_file(self.results, key, seed)))
+        except ValueError:
             return False
 
     def open(self, key: str, seed: int) -> Run:
         """The run, from its checkpoint if there is one."""
         row = ROWS[key]
-        sets = load_sets(data_of(row, self.data))
-        hashes = [images.sha256 for images in sets]
+        train, test, hashes = load_sets(data_of(row, self.data))
         if self.results == RESULTS and hashes != CIFAR[row.data]:
             raise UserError(f'{data_of(row, self.data)} is not {row.data}: name a folder of its own by --results.')
         settings = dict(model=row.model, model_kwargs=row.model_kwargs, seed=seed, amp=True, data=hashes)
-        return Run(settings, choose_recipe(**row.options), *sets, self.runs / f'{key}.seed{seed}', self.device,
+        return Run(settings, choose_recipe(**row.options), train, test, self.runs / f'{key}.seed{seed}', self.device,
                    self.compile_model, self.capture)
+
+    def missing(self, todo: List[Tuple[str, int]]) -> Iterator[Run]:
+        """Those that have not ended, each made when it is asked for."""
+        for key, seed in todo:
+            if self.has_ended(key, seed):
+                continue
+            try:
+                run = self.open(key, seed)
+            except FolderTaken as e:
+                self.left.append(e)
+                continue
+            except UserError as e:
+                self.fail(f'{key}, seed {seed}: {e}')
+                continue
+            if self.has_ended(key, seed):  # by the process that had the folder until now
+                run.close()
+                continue
+            self.opened[run] = key, seed
+            yield run
+
+    def fail(self, sentence: str) -> None:
+        print(f'warning: {sentence}', file=sys.stderr)
+        self.failed.append(sentence)
 
     def record(self, run: Run, key: str, seed: int) -> None:
         """Write the result file."""
         extra = ('--compile',) * self.compile_model + ('--no-capture',) * (not self.capture)
         facts = dict(
-            row=key, commit=head_commit(), trainer_sha256=trainer_sha256(), together=self.together,
-            command=shlex.join(['python', '-m', 'train.cifar', *command_of(key, seed, self.data, run.output, extra)]),
-            recipe_name=ROWS[key].options['recipe'])
+            row=key, **self.sources, recipe_name=ROWS[key].options['recipe'],
+            command=shlex.join(['python', '-m', 'train.cifar', *command_of(key, seed, self.data, run.output, extra)]))
         result = run.finish(**facts) if run.state == 'finished' else run.result(**facts)
-        path = result_file(self.results, key, seed)
+        cut = result_file(self.results, key, seed, cut=True)
+        path = cut if run.state == 'cut' else result_file(self.results, key, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(result, indent=1).encode())
+        if path != cut:
+            cut.unlink(missing_ok=True)
         print(f'{key}, seed {seed}: {run.state}', flush=True)
 
-    def train(self, todo: List[Tuple[str, int]], deadline: float) -> None:
-        """Train what of `todo` has not ended, in its order; leave alone what another process is at."""
-        opened: Dict[Run, Tuple[str, int]] = {}
-        left = []
-
-        def missing() -> Iterator[Run]:
-            for key, seed in todo:
-                if self.has_ended(key, seed):
-                    continue
-                try:
-                    run = self.open(key, seed)
-                except FolderTaken as e:
-                    left.append(e)
-                    continue
-                if self.has_ended(key, seed):  # by the process that had the folder until now
-                    run.close()
-                    continue
-                opened[run] = key, seed
-                yield run
-
-        for run in train_together(missing(), self.together, deadline=deadline):
-            self.record(run, *opened[run])
+    def train(self, todo: List[Tuple[str, int]], deadline: float) -> int:
+        """Train what of `todo` has not ended, in its order, until all has or the time is up; returns how many began."""
+        began = 0
+        for run in train_together(self.missing(todo), self.together, deadline=deadline):
+            began += 1
+            key, seed = self.opened.pop(run)
+            self.record(run, key, seed)
             run.close()
-        if left and not opened:
-            raise left[0]
+            if run.state == 'cut' and run.error:
+                self.fail(run.error)
+            del run
+        return began
 
 
 def head_commit() -> Optional[str]:
-    git = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=ROOT, capture_output=True, text=True)
-    return git.stdout.strip() or None
+    """Of the clone, '-dirty' behind it if a tracked file differs; None where git knows nothing of it."""
+    git = ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']
+    try:
+        return subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.strip() or None
+    except OSError:
+        return None
 
 
 def trainer_sha256() -> str:
@@ -445,13 +502,13 @@ RESULTS_OPTION = typer.Option(RESULTS, '--results', help='Folder of the result f
 @one_sentence_errors
 def list_rows(results: Path = RESULTS_OPTION) -> None:
     """Rows with the paper's number, ours, how many runs it is of, and what is cut or diverged."""
-    found = collect(results)
+    found = collect(results.resolve())
     for key, row in ROWS.items():
         runs = found.get(key, [])
         states = ', '.join(f"seed {result['seed']} {result['state']} at step {result['step']} of {result['iterations']}"
                            for result in runs if result['state'] != 'finished')
         print(f'{key:24} table {row.tables:10} {row.data:8} paper {shown(row.paper):>5} {row.kind:9} '
-              f'ours {shown(measured(runs)):>5}  {len(ended(runs))} of {PAPER_RUNS} runs  {states}'.rstrip())
+              f'ours {shown(measured(runs)):>5}  {counted(runs)} runs  {states}'.rstrip())
 
 
 @app.command('run')
@@ -459,11 +516,11 @@ def list_rows(results: Path = RESULTS_OPTION) -> None:
 def run_rows(
         rows: List[str] = typer.Argument(None, help="Rows as list names them; '20-*' for all that begin so."),
         every: bool = typer.Option(False, '--all', help='All rows, the most telling first.'),
-        seeds: int = typer.Option(PAPER_RUNS, help='Runs a row; those that are there count.'),
+        seeds: int = typer.Option(PAPER_RUNS, help='Seeds 0 to N-1 of each row; what is there is not run again.'),
         together: int = typer.Option(1, help='Runs to train at once on the device.'),
         budget: Optional[str] = typer.Option(None, help='Stop after 90s, 25m or 2h; run again to go on.'),
         share: Optional[str] = typer.Option(None, help="K/N: every N-th run from the K-th; else torchrun's rank."),
-        data: str = typer.Option('data', help='Folder with cifar10/ and cifar100/, or see above.'),
+        data: str = typer.Option(DATA_FOLDER, help='Folder with cifar10/ and cifar100/, or see above.'),
         runs: Path = typer.Option(Path('runs/tables'), help='Where runs keep their checkpoints.'),
         results: Path = RESULTS_OPTION,
         device: str = typer.Option('cuda' if torch.cuda.is_available() else 'cpu', help='Where to train.'),
@@ -479,33 +536,43 @@ def run_rows(
     keys = list(ROWS) if every else rows_named(rows)
     todo = [(key, seed) for seed in range(seeds) for key in keys][share_of(share)]
     deadline = time.monotonic() + seconds_of(budget) if budget else math.inf
-    if device == 'cuda' and 'LOCAL_RANK' in os.environ:
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-    Campaign(data, runs, results, torch.device(device), together, compile_model, capture).train(todo, deadline)
+    campaign = Campaign(data, runs, results.resolve(), local_device(device), together, compile_model, capture)
+    began = campaign.train(todo, deadline)
+    if campaign.failed:
+        raise UserError(f'{len(campaign.failed)} runs could not be trained, the first: {campaign.failed[0]}')
+    if campaign.left and not began and not share and 'RANK' not in os.environ:
+        raise campaign.left[0]
+    missing = sum(not campaign.has_ended(key, seed) for key, seed in todo)
+    if missing:
+        others = f', {len(campaign.left)} of them left to other processes' if campaign.left else ''
+        print(f'{missing} runs are missing{others}: run again to go on.')
 
 
 @app.command('report')
 @one_sentence_errors
 def write_report(results: Path = RESULTS_OPTION) -> None:
     """Write README.md beside the results, and the project's README between its marks."""
-    write_atomically(results / 'README.md', report(results).encode())
-    print(f'{results / "README.md"} is written from {sum(map(len, collect(results).values()))} runs.')
+    results = results.resolve()
+    found = collect(results)
+    write_atomically(results / 'README.md', report(results, found).encode())
+    print(f'{results / "README.md"} is written from {sum(map(len, found.values()))} runs.')
     if results == RESULTS:
         text = README.read_text()
         before, after = text.split(MARKS[0])[0], text.split(MARKS[1])[1]
-        write_atomically(README, f'{before}{MARKS[0]}\n{readme_block(results)}{MARKS[1]}{after}'.encode())
+        write_atomically(README, f'{before}{MARKS[0]}\n{readme_block(found)}{MARKS[1]}{after}'.encode())
 
 
 @app.command('plot')
 @one_sentence_errors
 def plot(results: Path = RESULTS_OPTION) -> None:
     """Draw the paper's Figures 1, 3 and 6, and the small copy's, as far as there are runs."""
-    found = collect(results)
+    found = collect(results.resolve())
     for name in {**FIGURES, **SMALL_FIGURES}:
         panels = panels_of(name, found)
-        if panels:
-            plot_comparisons(panels, results / f'{name}.png')
-        print(f'{name}: {f"{len(panels)} comparisons" if panels else "no row of it has a finished run"}')
+        if not panels:
+            print(f'{name}: no comparison of it has two rows with finished runs')
+        elif plot_comparisons(panels, results / f'{name}.png'):
+            print(f'{name}: {", ".join(panels)}')
 
 
 if __name__ == '__main__':
