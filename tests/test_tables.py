@@ -103,7 +103,7 @@ def test_a_row_is_a_network_of_its_depth(key):
     row = ROWS[key]
     model = timm.create_model(f'{row.model}.{row.data}', device='meta', **row.model_kwargs)
     units = sum(len(stage.blocks) for stage in model.stages)
-    layers = {'20': 9, '110': 54, '164': 54, '1001': 333, '1202': 600}[key.split('-')[0]]
+    layers = {'20': 9, '110': 54, '164': 54, '1001': 333, '1202': 600}[key.removeprefix('modern-').split('-')[0]]
     assert units == (108 if '1layer' in key else layers)
 
 

@@ -141,7 +141,7 @@ PAPER_ROWS: Dict[str, Row] = {
                      model_kwargs={'layers': [200, 200, 200]}),
 }
 MODERN_ROWS: Dict[str, Row] = {
-    f'{depth}-modern' + ('' if data == 'cifar10' else f'-{data}'): Row(
+    f'modern-{depth}' + ('' if data == 'cifar10' else f'-{data}'): Row(
         '-', f'ResNet-{depth}, recipe modern', f'preact_resnet{depth}',
         SOURCES[f'preact_resnet{depth}_pcv.{data}'].reported[0], 'pytorchcv', data=data,
         options={'recipe': 'modern', 'epochs': MODERN_EPOCHS})
