@@ -14,6 +14,7 @@ import json
 import math
 import os
 import platform
+import re
 import resource
 import sys
 import time
@@ -486,10 +487,13 @@ def alone_on(device: torch.device) -> Iterator[None]:
 
 
 def hardware(device: torch.device) -> str:
-    """The GPU's name, or what is known of the CPU."""
+    """The GPU's name, or the CPU's and how many threads of it are used."""
     if device.type == 'cuda':
         return torch.cuda.get_device_name(device)
-    return f'{platform.machine()} CPU, {torch.get_num_threads()} threads'
+    cpuinfo = Path('/proc/cpuinfo')  # of Linux
+    name = re.search(r'model name\s*: (.*)', cpuinfo.read_text()) if cpuinfo.exists() else None
+    threads = torch.get_num_threads()
+    return f'{name[1] if name else platform.machine()} CPU, {threads} thread{"s" * (threads > 1)}'
 
 
 def peak_memory(device: torch.device) -> int:
