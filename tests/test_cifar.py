@@ -172,6 +172,8 @@ def test_a_run_on_other_data_is_not_resumed(npz_folder, finished, tmp_path):
 def test_a_file_that_is_no_checkpoint_is_not_resumed(npz_folder, tmp_path):
     (tmp_path / 'checkpoint.pt').write_bytes(b'something else')
     assert 'is no checkpoint of train.cifar' in refusal(npz_folder, tmp_path, '--epochs', '3')
+    torch.save(dict(settings={}, recipe={}, step=1), tmp_path / 'checkpoint.pt')
+    assert 'is no checkpoint of train.cifar' in refusal(npz_folder, tmp_path, '--epochs', '3')
 
 
 def test_a_diverged_run_stops_with_a_sentence(npz_folder, tmp_path):

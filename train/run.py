@@ -283,14 +283,15 @@ class Run:
             return
         try:
             state = torch.load(path, map_location='cpu', weights_only=True)
-            settings, recipe, momentum = state['settings'], state['recipe'], state['momentum']
+            settings, recipe, step, history, seconds, loss_sum, model, momentum = (state[key] for key in (
+                'settings', 'recipe', 'step', 'history', 'seconds', 'loss_sum', 'model', 'momentum'))
         except Exception as e:  # torch and zipfile raise a dozen classes for a file that is no checkpoint
             raise UserError(f'{path} is no checkpoint of train.cifar: remove it or choose another folder.') from e
         if settings != self.settings or recipe != asdict(self.recipe):
             raise UserError(f'{path} belongs to a run with other settings: choose another folder or remove it.')
-        self.step, self.history, self.seconds = state['step'], state['history'], state['seconds']
-        self.loss_sum.copy_(state['loss_sum'])
-        self.model.load_state_dict(state['model'])
+        self.step, self.history, self.seconds = step, history, seconds
+        self.loss_sum.copy_(loss_sum)
+        self.model.load_state_dict(model)
         for name, buffer in self.momentum().items():
             buffer.copy_(momentum[name])
         if self.step == self.total:
