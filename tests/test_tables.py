@@ -17,33 +17,14 @@ import timm
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from timm_preact.catalog import PAPER
 from timm_preact.data import load_image_set
 from train.cifar import app as cifar
+from train.evidence import RESULTS, collect, measured, readme_block, report, result_file, shown, table
 from train.recipe import choose_recipe
+from train.rows import CIFAR, FIGURES, PAPER_ROWS, ROWS, SMALL_FIGURES, SMALL_ROWS, Row
 from train.run import lock_folder
-from train.tables import (
-    CIFAR,
-    FIGURES,
-    MARKS,
-    PAPER_ROWS,
-    README,
-    RESULTS,
-    ROWS,
-    SMALL_FIGURES,
-    SMALL_ROWS,
-    Row,
-    app,
-    collect,
-    command_of,
-    data_of,
-    measured,
-    readme_block,
-    report,
-    result_file,
-    share_of,
-    shown,
-    table,
-)
+from train.tables import MARKS, README, app, command_of, data_of, share_of
 
 ROOT = Path(__file__).parents[1]
 TINY_ROWS = {f'tiny-{i}': Row(
@@ -123,6 +104,12 @@ def test_the_papers_numbers_are_the_papers(word, paper):
 def test_gates_start_at_the_bias_of_their_row():
     model = timm.create_model('preact_resnet110_orig_excl_gate', **SMALL_ROWS['20-excl_gate_-7'].model_kwargs)
     assert (model.stages[0].blocks[0].merge.gate.bias == -7).all()
+
+
+def test_the_catalog_has_the_same_numbers():
+    for key, row in PAPER_ROWS.items():
+        if not row.model_kwargs and row.options['recipe'] == 'paper':
+            assert PAPER[row.model][row.data] == row.paper, key
 
 
 def test_the_kinds_of_the_papers_numbers():
@@ -326,8 +313,8 @@ def test_a_rank_of_torchrun_takes_its_share(monkeypatch):
 
 SMALL_CAMPAIGN = """
 import sys
-from train import tables
-from train.tables import ROWS, Row, app
+from train.tables import ROWS, app
+from train.rows import Row
 for i in range(3):
     ROWS[f'tiny-{i}'] = Row('-', f'case {i}', 'preact_resnet20', None, model_kwargs={'layers': [1, 1, 1]},
                             options={'recipe': 'modern', 'epochs': 6, 'batch_size': 32})
