@@ -9,6 +9,7 @@ from train import benchmark
 
 def test_steps_are_measured_alone_together_in_processes_and_beside_a_plain_loop(npz_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, 'RESULTS', tmp_path)
+    monkeypatch.setattr(benchmark, 'WARM_UP', 1)
     result = CliRunner().invoke(benchmark.app, [
         'steps', '--data', str(npz_folder), '--model', 'preact_resnet20', '--device', 'cpu', '--together', '2',
         '--steps', '1', '--rounds', '1'], catch_exceptions=False)
