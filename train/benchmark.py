@@ -2,6 +2,7 @@
 
     python -m train.benchmark training --data DIR --timm-scripts pytorch-image-models
     python -m train.benchmark steps --data DIR --model preact_resnet110 --together 5
+    python -m train.benchmark imagenet           # needs pip install 'timm-preact[benchmark]'
     python -m train.benchmark creation           # needs pip install 'timm-preact[benchmark]'
     python -m train.benchmark imports
 
@@ -20,12 +21,14 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Tuple
 
 import numpy as np
 import timm
+import timm.optim
 import torch
 import torch.nn.functional as F
 import typer
@@ -33,7 +36,7 @@ from rich.console import Console
 from rich.table import Table
 
 from timm_preact.data import ImageSet, load_image_set
-from timm_preact.errors import UserError, one_sentence_errors
+from timm_preact.errors import UserError, check_name, one_sentence_errors
 from timm_preact.files import write_atomically
 from train.batches import EpochPlan, error_on
 from train.recipe import RECIPES, Recipe, lr_at, parameter_groups
@@ -310,6 +313,64 @@ def measure_steps(
         epochs = paper.iterations // (len(sets[0].labels) // BATCH)
         minutes = (paper.iterations * BATCH / medians['train.run'] + epochs * statistics.median(evaluation)) / 60
         print(f'{paper.iterations} steps and {epochs} evaluations of one run: {minutes:.1f} minutes at these rates')
+
+
+@app.command('imagenet')
+@one_sentence_errors
+def measure_imagenet(
+        models: List[str] = typer.Option(
+            ['preact_resnet152', 'preact_resnet200', 'resnetv2_152', 'pytorchcv:preresnet152b',
+             'pytorchcv:preresnet200b'],
+            '--model', help="timm's or our name, or pytorchcv:NAME; ours first."),
+        batch_size: int = typer.Option(128, help='Images a step.'),
+        image_size: int = typer.Option(224, help='Pixels a side.'),
+        device: str = typer.Option('cuda' if torch.cuda.is_available() else 'cpu', help='Where to train.'),
+        steps: int = typer.Option(20, help='Steps of a measurement.'),
+        rounds: int = typer.Option(3, help='Measurements of each.'),
+) -> None:
+    """Training steps at ImageNet's size as train.py takes them with --opt sgd --amp --amp-dtype bfloat16 --channels-last.
+
+    On one batch of noise that lies on the device: of the network and the optimizer alone, no image is read.
+    """
+    where = local_device(device)
+    if where.type == 'cuda':
+        torch.backends.cudnn.benchmark = True
+    memory: Dict[str, int] = {}
+
+    def rate(name: str) -> float:
+        torch.manual_seed(0)
+        model = made(name).to(where, memory_format=torch.channels_last).train()
+        optimizer = timm.optim.create_optimizer_v2(model, 'sgd', lr=0.01, weight_decay=1e-4)
+        x = torch.randn(batch_size, 3, image_size, image_size, device=where).to(memory_format=torch.channels_last)
+        y = torch.randint(1000, (batch_size,), device=where)
+
+        def step() -> None:
+            with torch.autocast(where.type, torch.bfloat16):
+                loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        if where.type == 'cuda':
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(where)
+        measured = images_per_second(step, batch_size, steps, where)
+        memory[name] = peak_memory(where)
+        return measured
+
+    side_by_side(
+        f'imagenet_{where.type}', 'images/s', {name: partial(rate, name) for name in models}, rounds,
+        hardware=hardware(where), batch_size=batch_size, image_size=image_size, steps=steps, peak_memory_bytes=memory)
+    for name, used in memory.items():
+        print(f'{name}: {used / 2 ** 30:.1f} GiB at most')
+
+
+def made(name: str) -> torch.nn.Module:
+    """An untrained network of timm, ours, or of pytorchcv where the name says so."""
+    if not name.startswith('pytorchcv:'):
+        return timm.create_model(check_name(name))
+    from pytorchcv.model_provider import get_model
+    return get_model(name.split(':')[1])
 
 
 @app.command()
