@@ -27,15 +27,24 @@ def names_table() -> str:
 def benchmark_table() -> str:
     """The README's table of ratios, from the result files."""
     lines = ['| | median | against | median | ratio |', '|---|--:|---|--:|--:|']
-    for name, what in (('training', 'train `preact_resnet20`'), ('creation', 'create `preact_resnet1001`'),
-                       ('imports', 'import')):
+    for name, what in (('training', 'train `preact_resnet20`'),
+                       ('steps_preact_resnet110_cuda', 'train `preact_resnet110`, H100'),
+                       ('creation', 'create `preact_resnet1001`'), ('imports', 'import')):
         result = json.loads((ROOT / 'train' / 'results' / f'benchmark_{name}.json').read_text())
         (ours, mine), *peers = result['medians'].items()
-        digits = 0 if result['unit'] == 'images/s' else 2
+        digits = ',.0f' if result['unit'] == 'images/s' else '.2f'
         for peer, theirs in peers:
-            lines.append(f"| {what}: `{ours}` | {mine:.{digits}f} {result['unit']} | `{peer}` | "
-                         f"{theirs:.{digits}f} {result['unit']} | {mine / theirs:.2f} |")
+            lines.append(f"| {what}: `{ours}` | {mine:{digits}} {result['unit']} | `{peer}` | "
+                         f"{theirs:{digits}} {result['unit']} | {mine / theirs:.2f} |")
     return '\n'.join(lines)
+
+
+def memory_table() -> str:
+    """The README's table of ImageNet steps, from the result file."""
+    result = json.loads((ROOT / 'train' / 'results' / 'benchmark_imagenet_cuda.json').read_text())
+    return '\n'.join(['| | images/s | peak memory |', '|---|--:|--:|', *(
+        f"| `{name}` | {rate:,.0f} | {result['peak_memory_bytes'][name] / 2 ** 30:.1f} GiB |"
+        for name, rate in result['medians'].items())])
 
 
 def test_the_table_of_names_is_the_catalogs():
@@ -44,6 +53,7 @@ def test_the_table_of_names_is_the_catalogs():
 
 def test_the_ratios_are_the_result_files():
     assert benchmark_table() in README
+    assert memory_table() in README
 
 
 def test_ci_runs_the_readmes_test_command():

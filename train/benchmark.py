@@ -328,7 +328,7 @@ def measure_imagenet(
         steps: int = typer.Option(20, help='Steps of a measurement.'),
         rounds: int = typer.Option(3, help='Measurements of each.'),
 ) -> None:
-    """Training steps at ImageNet's size as train.py takes them with --opt sgd --amp --amp-dtype bfloat16 --channels-last.
+    """Training steps at ImageNet's size as train.py takes them: SGD, --amp --amp-dtype bfloat16 --channels-last.
 
     On one batch of noise that lies on the device: of the network and the optimizer alone, no image is read.
     """
