@@ -15,7 +15,7 @@ LAYERS = [
     {'init'},
     {'weights', 'weights.*'},
     {'preact_resnet'},
-    {'__init__', 'catalog', 'evaluation', 'inference', 'memory', 'picture', 'propagation'},
+    {'__init__', 'catalog', 'evaluation', 'inference', 'memory', 'picture', 'propagation', 'scripts'},
     {'card'},
     {'hub'},
     {'cli'},

@@ -1,4 +1,4 @@
-"""The command line: timm-preact list | predict | evaluate | demo | convert | verify | publish."""
+"""The command line: timm-preact list | predict | evaluate | run | demo | convert | verify | publish."""
 import json
 import sys
 import time
@@ -145,18 +145,23 @@ def evaluate(
                                       'or Hub data set such as uoft-cs/cifar10.'),
         split: str = typer.Option('test', help='Split of the data set.'),
         weights: Optional[str] = typer.Option(None, help='Weights of your own: a file, or a folder of train.cifar.'),
+        num_classes: Optional[int] = typer.Option(None, help='Classes of weights of your own, where not the name\'s.'),
+        img_size: Optional[int] = typer.Option(None, help='Side of the crop; the test size if not given.'),
+        crop_pct: Optional[float] = typer.Option(None, help='Crop as a share of the shorter side.'),
         batch_size: int = typer.Option(250, help='Images a forward pass.'),
         device: str = typer.Option('cpu', help='cpu or cuda.'),
         as_json: bool = typer.Option(False, '--json', help='Print JSON.'),
 ) -> None:
     """Measure top-1 and top-5 accuracy, overall and by class.
 
-    Example: `timm-preact evaluate --model preact_resnet20 --data uoft-cs/cifar10`
+    Examples: `timm-preact evaluate --model preact_resnet20 --data uoft-cs/cifar10`
+
+    `timm-preact evaluate --model preact_resnet200_fb --data /imagenet/val --img-size 320 --crop-pct 1.0`
     """
     from .evaluation import eval_transform, load_model, open_images
     from .evaluation import evaluate as evaluate_images
-    net = load_model(model, weights, device)
-    images = open_images(data, split, eval_transform(net))
+    net = load_model(model, weights, device, num_classes)
+    images = open_images(data, split, eval_transform(net, img_size, crop_pct, use_test_size=True))
     with progress(len(images), f'{model} on {data}') as advance:
         scores = evaluate_images(net, images, batch_size, device, advance)
     if as_json:
@@ -166,6 +171,27 @@ def evaluate(
         return
     print_scores(f'{model} on {scores.images} images of {data}', scores)
     print(f'top-1 error {scores.error:.2f} %')
+
+
+@app.command('run', context_settings=dict(allow_interspersed_args=False, ignore_unknown_options=True))
+@one_sentence_errors
+def run_timm_script(
+        script: str = typer.Argument(help='validate.py, inference.py, benchmark.py, onnx_export.py, train.py, ... '),
+        arguments: Optional[List[str]] = typer.Argument(None, help='Arguments of the script.'),
+        timm_scripts: Optional[Path] = typer.Option(
+            None, envvar='TIMM_SCRIPTS', help='Clone of huggingface/pytorch-image-models.'),
+) -> None:
+    """Run one of timm's scripts with our names registered, its arguments checked first.
+
+    Examples: `timm-preact run validate.py --model preact_resnet50 --pretrained --data-dir /imagenet`
+
+    `torchrun --nproc-per-node 8 -m timm_preact run train.py --config CONFIG.yaml --data-dir /imagenet`
+    """
+    from .scripts import find_script, run_script, version_warning
+    path = find_script(script, timm_scripts)
+    if warning := version_warning(path):
+        print(f'warning: {warning}', file=sys.stderr)
+    run_script(path, arguments or [])
 
 
 @app.command()

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import ImageFolder
 
-from .data import DataError, ImageSet, load_image_set
+from .data import DataError, ImageSet, load_image_set, open_folder
 from .errors import UserError, check_name
 from .preact_resnet import MODEL_ARGS
 from .weights import WeightsError, read_weights
@@ -103,15 +103,26 @@ def open_images(source: str, split: str, transform: Callable) -> Images:
     if path.is_dir() and not any(path.rglob('*.parquet')) and not any(path.glob('*.npz')):
         folder = path / split if (path / split).is_dir() else path
         try:
-            return Images(ImageFolder(str(folder)), transform)
+            return Images(open_folder(folder), transform)
         except FileNotFoundError as e:
             raise DataError(f'{folder} holds no parquet or .npz file and no subfolder of images a class: name a data '
                             f'folder.') from e
     return Images(load_image_set(source, split), transform)
 
 
-def load_model(name: str, weights: Optional[str] = None, device: str = 'cpu') -> nn.Module:
+def load_model(
+        name: str,
+        weights: Optional[str] = None,
+        device: str = 'cpu',
+        num_classes: Optional[int] = None,
+) -> nn.Module:
     """A model in eval mode with its published weights, or with a file or folder of weights that somebody trained.
+
+    Args:
+        name: Registered name, with or without tag.
+        weights: A file or folder, None for the published weights.
+        device: 'cpu' or 'cuda'.
+        num_classes: Of `weights`, where they are not the name's; a folder's config.json says it by itself.
 
     Raises:
         UserError: The name is unknown or has no weights.
@@ -126,11 +137,13 @@ def load_model(name: str, weights: Optional[str] = None, device: str = 'cpu') ->
     architecture = config.get('architecture', name.split('.')[0])
     if architecture != name.split('.')[0]:
         raise WeightsError(f'{weights} holds {architecture}, not {name}: pass --model {architecture}.')
-    model = timm.create_model(name, **config.get('model_args', {}))
+    num_classes = num_classes or config.get('num_classes')
+    kwargs = {} if num_classes is None else dict(num_classes=num_classes)
+    model = timm.create_model(name, **{**config.get('model_args', {}), **kwargs})
     classes = state_dict['head.fc.weight'].shape[0] if 'head.fc.weight' in state_dict else model.num_classes
     if classes != model.num_classes:
         raise WeightsError(f'{weights} has {classes} classes, {name} has {model.num_classes}: name the model with the '
-                           f'tag of the data set it was trained on.')
+                           f'tag of the data set it was trained on, or pass --num-classes {classes}.')
     try:
         model.load_state_dict(state_dict)
     except RuntimeError as e:
@@ -140,10 +153,19 @@ def load_model(name: str, weights: Optional[str] = None, device: str = 'cpu') ->
     return model.to(device).eval()
 
 
-def eval_transform(model: nn.Module, size: Optional[int] = None, crop_pct: Optional[float] = None) -> Callable:
-    """timm's evaluation transform by the model's own config, or for another size and crop."""
+def eval_transform(
+        model: nn.Module,
+        size: Optional[int] = None,
+        crop_pct: Optional[float] = None,
+        use_test_size: bool = False,
+) -> Callable:
+    """timm's evaluation transform by the model's own config, or for another size and crop.
+
+    With `use_test_size` the config's test size is the default, as in timm's validate.py: 320x320 from crop 1.0 for the
+    paper's ImageNet tags.
+    """
     args = dict(img_size=size, crop_pct=crop_pct)
-    return create_transform(**resolve_data_config(args, model=model))
+    return create_transform(**resolve_data_config(args, model=model, use_test_size=use_test_size))
 
 
 def class_names(model: nn.Module) -> List[str]:
