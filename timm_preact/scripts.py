@@ -147,9 +147,11 @@ def _check_checkpoint(path: Path, option: str, name: str, args: argparse.Namespa
         checkpoint_filter_fn(state_dict, model)
         return
     if source is not None:
+        extra = ' '.join(f'{key}={value}' for key, value in KEY_MAPS[source].model_args.items())
         raise WeightsError(
             f'{path} has the layout of {KEY_MAPS[source].title}, not that of {name}: timm-preact convert {path} --name '
-            f'{name} --to FOLDER writes FOLDER/model.safetensors for {option}.')
+            f'{name} --to FOLDER writes FOLDER/model.safetensors for {option}'
+            f"{f', which goes with --model-kwargs {extra}' if extra else ''}.")
     expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     found = {key: tuple(tensor.shape) for key, tensor in state_dict.items()}
     wrong = [key for key in {**expected, **found} if expected.get(key) != found.get(key)]
