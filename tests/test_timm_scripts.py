@@ -25,7 +25,7 @@ CPU = ['--device', 'cpu', '--workers', '1']
 NET = ['--model', 'preact_resnet18', '--num-classes', '10', '--img-size', '64']
 SMALL = ['--config', RECIPE, *NET, *CPU, '--scale', '0.5', '1', '--batch-size', '40', '--lr', '0.02', '--epochs', '8',
          '--decay-epochs', '3']
-QUICK = ['--bench', 'inference', '--num-bench-iter', '10', '--num-warm-iter', '1', '--batch-size', '8', '--device', 'cpu']
+QUICK = ['--device', 'cpu', '--bench', 'inference', '--num-bench-iter', '10', '--batch-size', '8']
 CPU_DDP = ['--device-modules', 'timm_preact', 'cpu_ddp']
 
 pytestmark = [
