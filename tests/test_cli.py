@@ -4,12 +4,15 @@ import subprocess
 import sys
 
 import pytest
+import timm
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from timm_preact import __version__
 from timm_preact.catalog import MEASURED
 from timm_preact.cli import app
+from timm_preact.evaluation import eval_transform
 from timm_preact.preact_resnet import MODEL_ARGS
 
 
@@ -72,6 +75,27 @@ def test_evaluate_agrees_on_npz_parquet_and_image_folders(npz_folder, parquet_fo
         for source in (npz_folder, parquet_folder, tmp_path)]
     assert len({(s['images'], s['top1'], s['top5'], s['error']) for s in scores}) == 1
     assert scores[0]['images'] == 100 and scores[0]['error'] < 20 and scores[0]['per_class'] == scores[2]['per_class']
+
+
+def test_evaluate_takes_a_size_a_crop_and_weights_with_classes_of_ones_own(npz_folder, tmp_path):
+    model = timm.create_model('preact_resnet18', num_classes=10)
+    torch.save({'state_dict': model.state_dict()}, tmp_path / 'checkpoint.pth.tar')
+    options = ['evaluate', '--data', npz_folder, '--json', '--model', 'preact_resnet18', '--img-size', 32, '--weights',
+               tmp_path / 'checkpoint.pth.tar']
+    assert 'pass --num-classes 10' in refusal(*options)
+    assert json.loads(run(*options, '--num-classes', 10))['images'] == 100
+    whole, cropped, small = (
+        json.loads(run('evaluate', '--data', npz_folder, '--json', '--model', 'preact_resnet20', *size))['top1']
+        for size in ((), ('--crop-pct', 0.5), ('--img-size', 16)))
+    assert whole > 85 and whole > cropped and whole > small
+
+
+def test_the_papers_names_are_tested_at_320_unless_told_otherwise():
+    """As validate.py does."""
+    model = timm.create_model('preact_resnet18.in1k')
+    for kwargs, size, shorter_side in (({}, 320, 320), (dict(size=224, crop_pct=0.875), 224, 256)):
+        resize, crop, *_ = eval_transform(model, use_test_size=True, **kwargs).transforms
+        assert tuple(crop.size) == (size, size) and resize.size == shorter_side
 
 
 def test_demo_runs_offline_from_an_installed_package_and_draws_a_picture(tmp_path):

@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 from PIL import Image
+from timm.data import create_dataset
 
 from timm_preact.data import DataError, load_image_set
 
@@ -37,6 +38,17 @@ def test_a_folder_of_images_gives_the_same_images_class_by_class(npz_folder, ima
     order = np.argsort(expected.labels, kind='stable')
     assert read.classes == expected.classes and (read.labels == expected.labels[order]).all()
     assert (read.images == expected.images[order]).all()
+
+
+def test_folders_are_numbered_as_timms_reader_numbers_them(tmp_path):
+    """9 before 10, unlike torchvision: else a network that train.py trained would be measured on shifted labels."""
+    for i, name in enumerate(('10', '9', 'b2', 'B10')):
+        (tmp_path / 'test' / name).mkdir(parents=True)
+        Image.new('RGB', (4, 4), (i, 0, 0)).save(tmp_path / 'test' / name / 'x.png')
+    read = load_image_set(tmp_path, 'test')
+    theirs = create_dataset('', tmp_path / 'test').reader.class_to_idx
+    assert read.classes == ('9', '10', 'b2', 'B10') == tuple(sorted(theirs, key=theirs.get))
+    assert dict(zip(read.images[:, 0, 0, 0], read.labels, strict=True)) == {0: 1, 1: 0, 2: 2, 3: 3}
 
 
 def test_a_folder_with_a_broken_image_or_images_of_two_sizes_is_refused(image_folder):
