@@ -55,7 +55,8 @@ def checkpoints(tmp_path_factory):
 
 
 def arguments(**kwargs):
-    return argparse.Namespace(**{'model': 'preact_resnet18', **kwargs})
+    """What train.py and validate.py have in common."""
+    return argparse.Namespace(**{'model': 'preact_resnet18', 'valid_labels': '', **kwargs})
 
 
 def image_folders(root, **splits):
@@ -134,6 +135,16 @@ def test_a_checkpoint_of_ours_passes(checkpoints):
     for option in ('resume', 'checkpoint', 'initial_checkpoint', 'pretrained_path'):
         check_arguments(arguments(num_classes=7, **{option: file}))
     check_arguments(arguments(pretrained_path=file))  # its classifier is adapted
+
+
+def test_a_folder_of_checkpoints_passes(checkpoints):
+    check_arguments(arguments(checkpoint=str(checkpoints)))  # validate.py tests each
+
+
+def test_images_that_need_no_labels_pass(tmp_path):
+    """inference.py."""
+    root = image_folders(tmp_path, validation='abc')
+    check_arguments(argparse.Namespace(model='preact_resnet18', data_dir=root, split='validation', num_classes=None))
 
 
 def test_a_checkpoint_of_another_layout_is_named(checkpoints):

@@ -131,9 +131,10 @@ def check_arguments(args: argparse.Namespace) -> None:
     check_name(name)
     if name.partition('.')[0] in MODEL_ARGS:
         for option in CHECKPOINTS:
-            if getattr(args, option, None):
+            if getattr(args, option, None) and not Path(getattr(args, option)).is_dir():  # validate.py takes a folder
                 _check_checkpoint(Path(getattr(args, option)), f"--{option.replace('_', '-')}", name, args)
-    _check_classes(args, name)
+    if hasattr(args, 'train_split') or hasattr(args, 'valid_labels'):  # inference.py asks for no labels
+        _check_classes(args, name)
 
 
 def _check_checkpoint(path: Path, option: str, name: str, args: argparse.Namespace) -> None:
