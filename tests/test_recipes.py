@@ -12,6 +12,7 @@ import torch
 import yaml
 from PIL import Image
 from timm.data import create_transform
+from timm.scheduler import create_scheduler_v2
 
 ROOT = Path(__file__).parents[1]
 RECIPES = {path.stem: path for path in sorted((ROOT / 'train' / 'recipes').glob('*.yaml'))}
@@ -77,6 +78,27 @@ def test_recipes_of_a_kind_differ_in_the_model_alone():
             for key in ('model', *free):
                 recipe.pop(key)
         assert all(recipe == recipes[0] for recipe in recipes)
+
+
+@pytest.mark.parametrize('name, expected', [
+    ('imagenet_preact_resnet200_scale_aspect', {0: 0.1, 30: 0.01, 60: 0.001}),
+    ('imagenet_preact_resnet152_orig_scale', {0: 0.1, 30: 0.01, 60: 0.001}),
+    ('cifar_timm', {0: 0.01, 1: 0.1, 82: 0.01, 123: 0.001}),
+])
+def test_the_rate_changes_at_the_sources_epochs(name, expected):
+    """Epochs are counted from 0, as train.py does."""
+    recipe = settings(name)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    keys = ('sched', 'decay_epochs', 'decay_milestones', 'decay_rate', 'warmup_epochs', 'warmup_lr')
+    scheduler, epochs = create_scheduler_v2(
+        optimizer, num_epochs=recipe['epochs'], **{key: recipe[key] for key in keys if key in recipe})
+    rates = {}
+    for epoch in range(epochs):
+        scheduler.step(epoch)
+        rate = optimizer.param_groups[0]['lr']
+        if not rates or rate != list(rates.values())[-1]:
+            rates[epoch] = rate
+    assert epochs == recipe['epochs'] and rates == pytest.approx(expected)
 
 
 def scaling_table():
