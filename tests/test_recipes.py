@@ -2,6 +2,7 @@
 import json
 import os
 import random
+import re
 import runpy
 import statistics
 from pathlib import Path
@@ -56,7 +57,8 @@ def test_a_recipe_says_its_command_cost_and_source(name):
     assert f'train.py --config {name}.yaml' in header
     for heading in HEADINGS:
         assert f'# {heading}' in header
-    assert 'estimated' in header or 'measured' in header
+    cost = header.split('# Cost: ')[1].split('# Expected')[0]
+    assert 'estimated' in cost or 'measured' in cost
 
 
 @pytest.mark.parametrize('depth', ['152', '200'])
@@ -71,8 +73,8 @@ def test_the_costs_follow_from_the_measured_rates(depth):
 
 def test_recipes_of_a_kind_differ_in_the_model_alone():
     for kind, free in (('scale_aspect', ()), ('scale', ()), ('modern', ('drop_path',))):
-        recipes = [settings(name) for name in RECIPES if name.startswith('imagenet') and name.partition('200')[2] in (
-            f'_{kind}', f'_orig_{kind}') or name.partition('152')[2] in (f'_{kind}', f'_orig_{kind}')]
+        pattern = rf'imagenet_preact_resnet\d+(_orig)?_{kind}'
+        recipes = [settings(name) for name in RECIPES if re.fullmatch(pattern, name)]
         assert len(recipes) >= 2
         for recipe in recipes:
             for key in ('model', *free):
@@ -120,6 +122,20 @@ def test_the_scaling_table_follows_from_its_formula():
     text = (ROOT / 'train' / 'recipes' / 'README.md').read_text()
     table = text.split('<!-- scaling -->\n')[1].split('\n<!-- /scaling -->')[0]
     assert table.split('\n')[2:] == list(scaling_table())
+
+
+def trial_table():
+    """What python -m train.trial measured."""
+    runs = json.loads((ROOT / 'train' / 'results' / 'imagenet_trial.json').read_text())['runs']
+    for name, run in runs.items():
+        last = run['epochs'][-1]
+        yield f"| {name} | {last['train_loss']:.2f} | {last['eval_top1']:.1f} | {run['train_top1']:.1f} |"
+
+
+def test_the_trials_table_is_the_result_file():
+    text = (ROOT / 'train' / 'recipes' / 'README.md').read_text()
+    table = text.split('<!-- trial -->\n')[1].split('\n<!-- /trial -->')[0]
+    assert table.split('\n')[2:] == list(trial_table())
 
 
 def crops(name, aspect, count=2000):

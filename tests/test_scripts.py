@@ -84,16 +84,20 @@ def test_a_script_runs_with_our_names_and_the_installed_timm(clone):
     assert done.stdout == "ran ['--epochs', '2'] True False\n" and done.stderr == ''
 
 
-def test_the_folder_of_scripts_comes_from_the_option_or_the_environment(clone, monkeypatch):
-    monkeypatch.delenv('TIMM_SCRIPTS', raising=False)
+def test_a_script_is_a_name_in_the_folder_or_a_path(clone, monkeypatch):
     assert find_script('script.py', clone) == clone / 'script.py'
-    assert find_script(str(clone / 'script.py')) == clone / 'script.py'
+    monkeypatch.chdir(clone.parent)
+    path = Path('timm_clone/script.py')
+    assert find_script(str(path)) == find_script(str(path), Path('timm_clone')) == path
     with pytest.raises(UserError, match=f'--branch v{timm.__version__} https.*TIMM_SCRIPTS'):
         find_script('script.py')
-    monkeypatch.setenv('TIMM_SCRIPTS', str(clone))
-    assert find_script('script.py') == clone / 'script.py'
     with pytest.raises(UserError, match=r'has no validate.py \(but script.py\)'):
-        find_script('validate.py')
+        find_script('validate.py', clone)
+
+
+def test_the_folder_of_scripts_comes_from_the_environment_too(clone):
+    result = CliRunner().invoke(app, ['run', 'script.py'], env={'TIMM_SCRIPTS': str(clone)})
+    assert result.exit_code == 0 and result.stdout.startswith('ran []')
 
 
 def test_the_command_line_says_it_in_one_sentence(clone):

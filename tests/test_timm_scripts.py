@@ -216,7 +216,7 @@ def test_evaluate_numbers_classes_as_train_py_does(images, trained, tmp_path):
 
 
 def test_train_py_reads_parquet(parquet_folder, tmp_path):
-    """hfds/ takes a folder of the Hub's layout, and streams it as hfids/, which wants datasets 3 or timm 1.0.31."""
+    """hfds/ takes a folder of the Hub's layout, and streams it as hfids/ (1.0.29.dev0 cannot beside datasets 5)."""
     recipe = ROOT / 'train' / 'recipes' / 'cifar_timm.yaml'
     common = ['--config', recipe, '--model', 'preact_resnet20', '--batch-size', '32', '--epochs', '2', *CPU]
     folder = tmp_path / 'parquet'  # timm makes a data set's name lower case

@@ -1,7 +1,6 @@
 """timm's own scripts, run with our names registered. They come with a clone of timm; its wheel holds none."""
 import argparse
 import difflib
-import os
 import re
 import runpy
 import sys
@@ -16,7 +15,8 @@ from .preact_resnet import MODEL_ARGS, checkpoint_filter_fn
 from .weights import WeightsError, read_weights
 from .weights.keymaps import KEY_MAPS, source_of
 
-__all__ = ['ScriptError', 'check_arguments', 'find_script', 'parse_arguments', 'run_script', 'version_warning']
+__all__ = [
+    'ScriptError', 'check_arguments', 'find_script', 'parse_arguments', 'run_script', 'version_of', 'version_warning']
 
 REPOSITORY = 'https://github.com/huggingface/pytorch-image-models'
 FAR = 3  # releases between scripts and package from which on an option may be missing on one side
@@ -34,14 +34,13 @@ def find_script(script: str, folder: Optional[Path] = None) -> Path:
 
     Args:
         script: 'validate.py', or a path of one.
-        folder: Clone of huggingface/pytorch-image-models; the environment's TIMM_SCRIPTS if None.
+        folder: Clone of huggingface/pytorch-image-models.
 
     Raises:
         ScriptError: It is not there.
     """
-    if folder is None and Path(script).is_file():
+    if Path(script).is_file() and (folder is None or script != Path(script).name):
         return Path(script)
-    folder = folder or (Path(os.environ['TIMM_SCRIPTS']) if os.environ.get('TIMM_SCRIPTS') else None)
     if folder is None:
         branch = 'main' if 'dev' in timm.__version__ else f'v{timm.__version__}'
         raise ScriptError(
@@ -53,16 +52,22 @@ def find_script(script: str, folder: Optional[Path] = None) -> Path:
     return folder / script
 
 
-def version_warning(path: Path) -> Optional[str]:
-    """A sentence with both versions where the scripts' timm is far from the one that is imported, else None."""
-    file = path.resolve().parent / 'timm' / 'version.py'
+def version_of(clone: Path) -> Optional[str]:
+    """Version of the timm in a clone, None where there is none."""
+    file = clone / 'timm' / 'version.py'
     found = re.search(r"['\"](\d[^'\"]*)['\"]", file.read_text()) if file.is_file() else None
-    if found is None:
+    return found[1] if found else None
+
+
+def version_warning(path: Path) -> Optional[str]:
+    """A sentence with both versions where a script's timm is far from the one that is imported, else None."""
+    version = version_of(path.resolve().parent)
+    if version is None:
         return None
-    theirs, ours = (tuple(map(int, re.findall(r'\d+', v)[:3])) for v in (found[1], timm.__version__))
+    theirs, ours = (tuple(map(int, re.findall(r'\d+', v)[:3])) for v in (version, timm.__version__))
     if theirs[:2] == ours[:2] and abs(theirs[2] - ours[2]) < FAR:
         return None
-    return (f'{path.name} is of timm {found[1]} and timm {timm.__version__} is installed: where an option fails, check '
+    return (f'{path.name} is of timm {version} and timm {timm.__version__} is installed: where an option fails, check '
             f'out the tag v{timm.__version__} of the scripts.')
 
 
@@ -140,7 +145,7 @@ def check_arguments(args: argparse.Namespace) -> None:
 def _check_checkpoint(path: Path, option: str, name: str, args: argparse.Namespace) -> None:
     if not path.is_file():
         raise ScriptError(f'{option} {path} does not exist: name a file, or leave {option} out to start anew.')
-    state_dict = {key.removeprefix('module.'): tensor for key, tensor in read_weights(path)[0].items()}
+    state_dict, _ = read_weights(path)
     source = source_of(state_dict)
     kwargs = {key: getattr(args, key) for key in ('num_classes', 'in_chans') if getattr(args, key, None) is not None}
     model = timm.create_model(name, device='meta', **{**kwargs, **(getattr(args, 'model_kwargs', None) or {})})

@@ -149,8 +149,9 @@ def training(
         }, rounds, model='preact_resnet20', images=TRAIN_IMAGES, batch_size=BATCH)
 
 
-def output_of(command: List[str]) -> str:
-    environment = dict(os.environ, PYTHONPATH=str(ROOT))
+def output_of(command: List[str], *modules: Path) -> str:
+    """What a command prints, run in the repository, where it can import from the folders `modules` too."""
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, (ROOT, *modules))))
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     if result.returncode:
         raise UserError(f'{" ".join(command[:3])} failed: {(result.stderr or result.stdout).strip()[-2000:]}')
