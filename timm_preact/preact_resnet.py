@@ -15,7 +15,6 @@ import torch
 from timm.layers import ClassifierHead, calculate_drop_path_rates, get_act_layer, get_norm_act_layer
 from timm.models import (
     build_model_with_cfg,
-    checkpoint_seq,
     generate_default_cfgs,
     load_pretrained,
     register_model,
@@ -23,10 +22,11 @@ from timm.models import (
 )
 from timm.models._features import feature_take_indices
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
+from .compilation import compile_each
 from .data import CIFAR10_CLASSES
 from .init import init_weights
+from .memory import checkpoint_units, run_again_in_backward
 from .unit import MERGES, PLACEMENTS, ResidualUnit, create_norm_act, replicate
 from .weights import shipped_weights
 from .weights.fetch import locate
@@ -48,9 +48,10 @@ BIASES = ('stem', 'inner', 'last', 'shortcut')
 class ResidualStage(nn.Module):
     """Units of one width and resolution, the first of which may change both."""
 
-    def __init__(self, units: List[ResidualUnit]):
+    def __init__(self, units: List[ResidualUnit], checkpoint_every: int = 1):
         super().__init__()
         self.grad_checkpointing = False
+        self.checkpoint_every = checkpoint_every
         self.blocks = nn.Sequential(*units)
 
     def forward_activated(self, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
@@ -58,8 +59,8 @@ class ResidualStage(nn.Module):
         if self.grad_checkpointing and not torch.jit.is_scripting():
             first, rest = self.blocks[0], self.blocks[1:]
             a = first.pre(x)
-            x = checkpoint(first.combine, x, a, use_reentrant=False)
-            return a, checkpoint_seq(rest, x) if len(rest) else x
+            x = run_again_in_backward(first.combine, first, x, a)
+            return a, checkpoint_units(rest, x, self.checkpoint_every)
         a = x
         for i, block in enumerate(self.blocks):
             if i == 0:
@@ -71,7 +72,7 @@ class ResidualStage(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq(self.blocks, x)
+            return checkpoint_units(self.blocks, x, self.checkpoint_every)
         return self.blocks(x)
 
 
@@ -110,6 +111,9 @@ class PreActResNet(nn.Module):
             drop_rate: float = 0.,
             drop_path_rate: float = 0.,
             zero_init_last: bool = False,
+            recompute_norms: bool = False,
+            checkpoint_every: int = 1,
+            compile_units: bool = False,
             device=None,
             dtype=None,
     ):
@@ -145,6 +149,11 @@ class PreActResNet(nn.Module):
             drop_rate: Dropout before the classifier.
             drop_path_rate: Stochastic depth of the last unit; it grows linearly from 0.
             zero_init_last: Start every branch at zero.
+            recompute_norms: Train in about half the memory: of a BatchNorm and its ReLU only what enters them is kept
+                for backward (`timm_preact.memory`).
+            checkpoint_every: With `set_grad_checkpointing`, units of a stage of which only the first one's input is
+                kept.
+            compile_units: torch.compile each unit at its first call, equal units once (`timm_preact.compilation`).
 
         Raises:
             ValueError: An argument names no variant, or norm_layer cannot normalise the network's channels.
@@ -158,6 +167,8 @@ class PreActResNet(nn.Module):
         _check_choice('shortcut', shortcut, SHORTCUTS)
         _check_choice('merge', merge, tuple(MERGES))
         _check_choice('output_stride', output_stride, (8, 16, 32))
+        if checkpoint_every < 1:
+            raise ValueError(f'checkpoint_every={checkpoint_every} units are none: give a number from 1 on.')
         for which in activated_shortcuts:
             _check_choice('activated_shortcuts', which, ACTIVATED_SHORTCUTS)
         for which in biases:
@@ -218,13 +229,14 @@ class PreActResNet(nn.Module):
                     merge=merge,
                     merge_kwargs=merge_kwargs,
                     drop_path=drop_paths[i][j],
+                    recompute_norms=recompute_norms,
                     **acts,
                     **dd,
                 )
                 units.append(replicate(units[-1]) if unit_args == previous_args else ResidualUnit(**unit_args))
                 prev_chs = out_chs
                 curr_stride *= stride
-            self.stages.append(ResidualStage(units))
+            self.stages.append(ResidualStage(units, checkpoint_every))
             self.feature_info.append(dict(num_chs=out_chs, reduction=curr_stride, module=f'stages.{i}'))
 
         self.num_features = prev_chs
@@ -233,6 +245,8 @@ class PreActResNet(nn.Module):
         self.head_hidden_size = self.num_features * self.head.global_pool.feat_mult()
 
         self.init_weights(zero_init_last=zero_init_last)
+        if compile_units:
+            compile_each(unit for stage in self.stages for unit in stage.blocks)
 
     @torch.jit.ignore
     def init_weights(self, zero_init_last: bool = False) -> None:
@@ -273,7 +287,7 @@ class PreActResNet(nn.Module):
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute the activations of each unit in backward."""
+        """Recompute units in backward, `checkpoint_every` at a time; running statistics are updated once."""
         for stage in self.stages:
             stage.grad_checkpointing = enable
 

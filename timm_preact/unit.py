@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from timm.layers import DropPath, create_act_layer
 from torch import nn
 
+from .memory import is_norm_act, norm_act_convs
+
 __all__ = [
     'MERGES', 'PLACEMENTS', 'Placement', 'ResidualUnit', 'ZeroPadShortcut', 'create_norm_act', 'create_shortcut',
     'replicate',
@@ -226,6 +228,7 @@ class ResidualUnit(nn.Module):
             merge: str = 'add',
             merge_kwargs: Optional[Dict[str, Any]] = None,
             drop_path: float = 0.,
+            recompute_norms: bool = False,
             act_layer: Any = 'relu',
             norm_layer: Optional[Callable] = None,
             device=None,
@@ -250,6 +253,7 @@ class ResidualUnit(nn.Module):
             merge: A key of MERGES.
             merge_kwargs: Arguments of the merge, e.g. dict(bias=-7.) for a gate.
             drop_path: Probability of dropping the branch (stochastic depth).
+            recompute_norms: Train in about half the memory, see `timm_preact.memory`.
             act_layer: Activation, by timm's name or a class.
             norm_layer: Makes a norm with activation, as `timm.layers.get_norm_act_layer` returns.
         """
@@ -258,6 +262,7 @@ class ResidualUnit(nn.Module):
         layers = dict(norm_layer=norm_layer, act_layer=act_layer)
         place = PLACEMENTS[placement]
         self.activated_shortcut = activated_shortcut
+        self.recompute_norms = recompute_norms
 
         self.pre = create_norm_act(place.pre, in_chs, **layers, **dd)
 
@@ -304,7 +309,35 @@ class ResidualUnit(nn.Module):
         return self.post(self.merge(shortcut, self.drop_path(self.residual(a))))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not torch.jit.is_scripting():
+            if self.recompute_norms and not torch.compiler.is_compiling():  # a compiler recomputes by itself
+                return self.forward_recomputing(x)
         return self.combine(x, self.pre(x))
+
+    @torch.jit.unused
+    def forward_recomputing(self, x: torch.Tensor) -> torch.Tensor:
+        """`forward`, with each BN-ReLU that a convolution follows made again in backward."""
+        first, *layers = self.residual
+        projects = self.activated_shortcut and isinstance(self.shortcut, nn.Sequential)
+        if is_norm_act(self.pre):
+            a, y, *projected = norm_act_convs(x, self.pre, [first, self.shortcut.conv] if projects else [first])
+        else:
+            a = self.pre(x)
+            y, projected = first(a), []
+        if projected:
+            shortcut = self.shortcut[1:](projected[0])
+        else:
+            shortcut = self.shortcut(a if self.activated_shortcut else x)
+        while layers:
+            layer = layers.pop(0)
+            if not layers or not is_norm_act(layer):
+                y = layer(y)
+                continue
+            conv = layers.pop(0)
+            if not layers and type(self.merge) is Add and not isinstance(self.drop_path, DropPath):
+                return self.post(norm_act_convs(y, layer, [conv], plus=shortcut)[1])
+            _, y = norm_act_convs(y, layer, [conv])
+        return self.post(self.merge(shortcut, self.drop_path(y)))
 
 
 def replicate(module: nn.Module) -> nn.Module:

@@ -1,0 +1,247 @@
+"""The same function in fewer kernels, for a network that is done with training.
+
+The order of a pre-activation unit leaves little to normalise: of a bottleneck's three BatchNorms two follow a
+convolution and fold into its weights, and the third, on the stream, is a multiply-add and a ReLU. The addition goes
+into the last convolution. `optimize` rewrites every unit so, of any placement, and any other convolution with a
+BatchNorm behind it in a Sequential.
+"""
+import copy
+from collections import OrderedDict
+from typing import Optional, Tuple
+
+import torch
+from timm.layers import register_notrace_module
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .compilation import compile_each
+from .errors import UserError
+from .kernels import (
+    HALF_PRECISION,
+    Geometry,
+    convolve,
+    fuses,
+    normalise,
+    onednn_convolve,
+    pack_weight,
+    scale_shift_relu,
+)
+from .unit import Add, DropoutShortcut, ResidualUnit
+
+__all__ = ['FusedConv2d', 'FusedUnit', 'ScaleShift', 'optimize']
+
+
+def optimize(
+        model: nn.Module,
+        dtype: Optional[torch.dtype] = None,
+        channels_last: bool = True,
+        compile: bool = False,
+) -> nn.Module:
+    """A copy of a network that computes the same, but for rounding, in less time; for inference alone.
+
+    Args:
+        model: A network of ours, or any with units of ours, in eval mode; features_only ones too.
+        dtype: Type of weights and images, e.g. torch.bfloat16; None keeps the model's.
+        channels_last: Lay weights out so; images may come in either format.
+        compile: torch.compile each unit, on its first call; equal units share what is compiled.
+
+    Returns:
+        A network of the same methods (`forward_features`, `forward_intermediates`, ...), other modules and no
+        BatchNorm behind a convolution. On a CPU its kernels are oneDNN's fused ones; where a graph is recorded, as by
+        the exporters, plain operators.
+
+    Raises:
+        UserError: The model is in training mode.
+    """
+    if model.training or any(module.training for module in model.modules() if isinstance(module, _BatchNorm)):
+        raise UserError('a network in training mode normalises by its batch: call model.eval() before optimize.')
+    model = rewrite(copy.deepcopy(model), dtype).requires_grad_(False)
+    model.to(dtype=dtype, memory_format=torch.channels_last if channels_last else torch.preserve_format)
+    for module in model.modules():
+        if isinstance(module, ScaleShift) and module.scale.dtype in HALF_PRECISION:
+            module.float()
+    if compile:
+        compile_each(module for module in model.modules() if isinstance(module, FusedUnit))
+    return model
+
+
+@register_notrace_module
+class FusedConv2d(nn.Conv2d):
+    """A convolution, a tensor added to its output, a ReLU of the sum: one kernel on a CPU."""
+
+    def __init__(self, conv: nn.Conv2d):
+        """Take a convolution's shape and its parameters themselves."""
+        super().__init__(
+            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
+            conv.groups, bias=False, padding_mode=conv.padding_mode, device='meta')
+        self.weight, self.bias = conv.weight, conv.bias
+        self.relu = False
+        self.has_kernel = conv.padding_mode == 'zeros' and not isinstance(conv.padding, str)
+        self.geometry = Geometry.of(conv)
+        self.packed: Optional[torch.Tensor] = None
+
+    def fold(self, norm: _BatchNorm) -> None:
+        """Do what `norm` does to the output."""
+        scale, shift = scale_and_shift(norm)
+        if self.bias is not None:
+            shift = shift + scale * self.bias
+        self.weight = nn.Parameter((self.weight * scale.view(-1, 1, 1, 1)).to(self.weight.dtype))
+        self.bias = nn.Parameter(shift.to(self.weight.dtype))
+
+    def forward(self, x: torch.Tensor, plus: Optional[torch.Tensor] = None, overwrite: bool = False) -> torch.Tensor:
+        """conv(x) + plus, rectified if `relu`; with `overwrite` in the place of `plus`, where that is faster."""
+        if not torch.jit.is_scripting() and self.has_kernel:
+            return self.forward_fused(x, plus, overwrite)
+        y = self._conv_forward(x, self.weight, self.bias)
+        if plus is not None:
+            y = y + plus
+        return y.relu() if self.relu else y
+
+    @torch.jit.unused
+    def forward_fused(self, x: torch.Tensor, plus: Optional[torch.Tensor], overwrite: bool) -> torch.Tensor:
+        if not fuses(x):
+            return convolve(x, self.weight, self.bias, self.geometry, plus, self.relu)
+        if self.packed is None:
+            self.packed = pack_weight(self.weight, self.geometry, x)
+        return onednn_convolve(x, self.packed, self.bias, self.geometry, plus, self.relu, overwrite)
+
+    def _apply(self, fn, recurse=True):
+        self.packed = None
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self):
+        return dict(super().__getstate__(), packed=None)
+
+
+@register_notrace_module
+class ScaleShift(nn.Module):
+    """scale * x + shift for each channel, rectified if `relu`: a BatchNorm whose statistics are known.
+
+    For images of half the precision both stay in float32.
+    """
+
+    def __init__(self, norm: _BatchNorm, dtype: Optional[torch.dtype] = None):
+        super().__init__()
+        scale, shift = (t.to(norm.running_var.dtype) for t in scale_and_shift(norm, dtype))
+        self.scale, self.shift = nn.Parameter(scale), nn.Parameter(shift)
+        self.relu = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not torch.jit.is_scripting() and self.relu:
+            return scale_shift_relu(x, self.scale, self.shift)
+        x = torch.addcmul(self.shift.view(-1, 1, 1), x, self.scale.view(-1, 1, 1)).to(x.dtype)
+        return x.relu() if self.relu else x
+
+
+class MergeAfter(nn.Module):
+    """A branch's last layer, then a merge other than the addition that a convolution can take in."""
+
+    def __init__(self, last: nn.Module, merge: nn.Module):
+        super().__init__()
+        self.last = last
+        self.merge = merge
+
+    def forward(self, x: torch.Tensor, shortcut: torch.Tensor, overwrite: bool = False) -> torch.Tensor:
+        return self.merge(shortcut, self.last(x))
+
+
+class FusedUnit(nn.Module):
+    """A `ResidualUnit` for inference: every BatchNorm behind a convolution is in it, and so is the addition."""
+
+    def __init__(self, unit: ResidualUnit, dtype: Optional[torch.dtype] = None):
+        super().__init__()
+        self.activated_shortcut = unit.activated_shortcut
+        self.pre = rewrite(unit.pre, dtype)
+        *layers, last = (layer for layer in rewrite(unit.residual, dtype) if not isinstance(layer, nn.Identity))
+        self.residual = nn.Sequential(*layers)
+        self.shortcut = rewrite(unit.shortcut, dtype)
+        self.is_identity = isinstance(unit.shortcut, nn.Identity)
+        self.post = rewrite(unit.post, dtype)
+        if isinstance(last, FusedConv2d) and not last.relu and type(unit.merge) in (Add, DropoutShortcut):
+            self.merge = last
+            self.post = take_in_relu(last, self.post)
+        else:
+            self.merge = MergeAfter(last, rewrite(unit.merge, dtype))
+
+    def combine(self, x: torch.Tensor, a: torch.Tensor, overwrite: bool = False) -> torch.Tensor:
+        """f(merge(h(x), F(x))), given x and a = pre(x); with `overwrite` perhaps in the place of x."""
+        if self.is_identity:
+            overwrite = overwrite and not self.activated_shortcut
+        else:
+            overwrite = True  # what a projection or a padding made is nobody else's
+        shortcut = self.shortcut(a if self.activated_shortcut else x)
+        return self.post(self.merge(self.residual(a), shortcut, overwrite))
+
+    def forward(self, x: torch.Tensor, overwrite: bool = False) -> torch.Tensor:
+        return self.combine(x, self.pre(x), overwrite)
+
+
+class FusedUnits(nn.Sequential):
+    """Units one after the other, each with leave to overwrite what the one before made, unless a hook saw that."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if torch.jit.is_scripting():
+            for unit in self:
+                x = unit(x)
+            return x
+        overwrite = False
+        for unit in self:
+            x = unit(x, overwrite)
+            overwrite = not unit._forward_hooks
+        return x
+
+
+def rewrite(module: nn.Module, dtype: Optional[torch.dtype] = None) -> nn.Module:
+    """`module`, or what stands for it in a network optimised for `dtype`; its children are rewritten in place."""
+    if isinstance(module, ResidualUnit):
+        new: nn.Module = FusedUnit(module, dtype)
+    elif type(module) is nn.Sequential and len(module) and all(isinstance(unit, ResidualUnit) for unit in module):
+        new = FusedUnits(OrderedDict((name, rewrite(unit, dtype)) for name, unit in module.named_children()))
+    elif type(module) is nn.Conv2d:
+        new = FusedConv2d(module)
+    elif has_statistics(module):
+        new = ScaleShift(module, dtype)
+        act = take_in_relu(new, activation_of(module))
+        new = new if isinstance(act, nn.Identity) else nn.Sequential(new, act)
+    else:
+        new, conv = module, None
+        for name, child in module.named_children():
+            if conv is not None and has_statistics(child) and isinstance(module, nn.Sequential):
+                conv.fold(child)
+                setattr(module, name, keep_hooks(child, take_in_relu(conv, activation_of(child))))
+            else:
+                setattr(module, name, rewrite(child, dtype))
+            conv = getattr(module, name) if type(child) is nn.Conv2d else None
+    return keep_hooks(module, new)
+
+
+def has_statistics(module: nn.Module) -> bool:
+    """Whether this is a BatchNorm that in eval mode is a multiply-add."""
+    return isinstance(module, _BatchNorm) and module.running_var is not None
+
+
+def activation_of(norm: _BatchNorm) -> nn.Module:
+    """What timm's norms do besides normalising."""
+    return getattr(norm, 'act', nn.Identity())
+
+
+def take_in_relu(layer: nn.Module, act: nn.Module) -> nn.Module:
+    """Have `layer` rectify its output if `act` does; return what is left to do."""
+    layer.relu = type(act) is nn.ReLU
+    return nn.Identity() if layer.relu else act
+
+
+def keep_hooks(old: nn.Module, new: nn.Module) -> nn.Module:
+    """Move the hooks of `old`, such as timm's of features, to what stands for it."""
+    if new is not old:
+        for hooks in ('_forward_hooks', '_forward_hooks_with_kwargs', '_forward_pre_hooks'):
+            getattr(new, hooks).update(getattr(old, hooks))
+    return new
+
+
+def scale_and_shift(norm: _BatchNorm, dtype: Optional[torch.dtype] = None) -> Tuple[torch.Tensor, torch.Tensor]:
+    """A BatchNorm in eval mode as scale * x + shift of an x of type `dtype`, (C,) in float64 each."""
+    mean, var = norm.running_mean.double(), norm.running_var.double()
+    weight, bias = (
+        (norm.weight.double(), norm.bias.double()) if norm.affine else (torch.ones_like(mean), torch.zeros_like(mean)))
+    return normalise(mean, (var + norm.eps).rsqrt(), weight, bias, dtype or norm.running_var.dtype)

@@ -1,0 +1,152 @@
+"""Training in half the memory: what a BatchNorm and its ReLU make of a tensor is not kept for backward but made again.
+
+A convolution's backward reads its input a = ReLU(BN(x)), and the BatchNorm's reads x: a network keeps both. But a is
+one cheap pass over x once BatchNorm's mean and deviation are known, so `norm_act_convs` keeps x alone, one tensor a
+convolution, and makes a anew in backward. Only the memory changes: the values are those of the modules it stands in
+for, and running statistics are updated once.
+
+`checkpoint_units` keeps still less: the input of every few units, between which forward runs again.
+"""
+from contextlib import contextmanager, nullcontext
+from typing import Callable, Iterator, List, Optional, Sequence, Tuple
+
+import torch
+from timm.layers import BatchNormAct2d
+from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from .kernels import Geometry, convolve, normalise, scale_shift_relu
+
+__all__ = ['checkpoint_units', 'frozen_statistics', 'is_norm_act', 'norm_act_convs', 'run_again_in_backward']
+
+
+def is_norm_act(module: nn.Module) -> bool:
+    """Whether this is what `norm_act_convs` can make again: a BatchNorm with a ReLU, in training."""
+    return (
+        type(module) is BatchNormAct2d and module.training and torch.is_grad_enabled()
+        and isinstance(module.act, nn.ReLU) and isinstance(module.drop, nn.Identity)
+        and module.affine and module.running_mean is not None and module.momentum is not None)
+
+
+CACHE = 2 ** 22  # bytes of a tensor that a CPU core's cache keeps until the next kernel reads it
+
+
+def images_at_once(x: torch.Tensor) -> int:
+    """How many images backward works on at once: on a CPU so many that what is made again is read from its cache."""
+    if x.device.type != 'cpu':
+        return len(x)
+    return max(1, CACHE * len(x) // (x.numel() * x.element_size()))
+
+
+class NormActConvs(torch.autograd.Function):
+    """a = ReLU(BN(x)) and convolutions of a, the first added to `plus`; backward is left x and BN's statistics."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, plus, running, momentum, eps, geometries, *parameters):
+        if x.device.type == 'cpu':
+            mean, var = torch.batch_norm_update_stats(x, *running, momentum)
+            invstd = (var + eps).rsqrt_()
+            scale, shift = normalise(mean, invstd, weight, bias, x.dtype)
+            a = scale_shift_relu(x, scale, shift)
+        else:
+            a, mean, invstd = torch.native_batch_norm(x, weight, bias, *running, True, momentum, eps)
+            a.relu_()
+            scale, shift = normalise(mean, invstd, weight, bias, x.dtype)
+        if torch.is_autocast_enabled(x.device.type):
+            precision = torch.get_autocast_dtype(x.device.type)
+            parameters = [None if p is None else p.to(precision) for p in parameters]
+        ctx.eps, ctx.geometries = eps, geometries
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, weight, mean, invstd, scale, shift, *parameters)
+        outputs = []
+        for kernel, offset, geometry in zip(parameters[::2], parameters[1::2], geometries, strict=True):
+            outputs.append(convolve(a.to(kernel.dtype), kernel, offset, geometry, None if outputs else plus))
+        return a, *outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_a, *grads):
+        x, weight, mean, invstd, scale, shift, *parameters = ctx.saved_tensors
+        if grad_a is None and all(grad is None for grad in grads):
+            return (None,) * len(ctx.needs_input_grad)
+        grad_norm = torch.empty_like(x)  # with respect to what the norm made, before its ReLU
+        grad_parameters: List[Optional[torch.Tensor]] = [None] * len(parameters)
+        for start in range(0, len(x), images_at_once(x)):
+            part = slice(start, start + images_at_once(x))
+            a = scale_shift_relu(x[part], scale, shift)
+            total = None if grad_a is None else grad_a[part]
+            for i, (grad, (padding, stride, dilation, groups)) in enumerate(zip(grads, ctx.geometries, strict=True)):
+                if grad is None:
+                    continue
+                kernel, offset = parameters[2 * i:2 * i + 2]
+                of_a, *of_parameters = torch.ops.aten.convolution_backward(
+                    grad[part], a.to(kernel.dtype), kernel, None if offset is None else offset.shape, stride, padding,
+                    dilation, False, (0, 0), groups, (True, ctx.needs_input_grad[8 + 2 * i], offset is not None))
+                of_a = of_a.to(a.dtype)
+                total = of_a if total is None else of_a.add_(total)
+                for j, of_parameter in enumerate(of_parameters, 2 * i):
+                    grad_parameters[j] = (
+                        of_parameter if grad_parameters[j] is None else grad_parameters[j].add_(of_parameter))
+            torch.ops.aten.threshold_backward(total, a, 0, grad_input=grad_norm[part])
+        grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
+            grad_norm, x, weight, None, None, mean, invstd, True, ctx.eps, ctx.needs_input_grad[:3])
+        grad_plus = grads[0] if ctx.needs_input_grad[3] else None
+        return grad_x, grad_weight, grad_bias, grad_plus, None, None, None, None, *grad_parameters
+
+
+def norm_act_convs(
+        x: torch.Tensor,
+        norm: BatchNormAct2d,
+        convs: Sequence[nn.Conv2d],
+        plus: Optional[torch.Tensor] = None,
+) -> Tuple[torch.Tensor, ...]:
+    """a = norm(x), then conv(a) for each conv; what autograd keeps is x, where the modules would keep x and a.
+
+    Args:
+        x: (N, C, H, W), in any memory format, inside autocast or not.
+        norm: One that `is_norm_act`; its running statistics are updated as by calling it.
+        convs: Convolutions over C channels, padded by zeros; their own hooks do not run.
+        plus: Added to the first one's output.
+    """
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+    running = (norm.running_mean, norm.running_var)
+    parameters = [p for conv in convs for p in (conv.weight, conv.bias)]
+    geometries = [Geometry.of(conv) for conv in convs]
+    return NormActConvs.apply(
+        x, norm.weight, norm.bias, plus, running, norm.momentum, norm.eps, geometries, *parameters)
+
+
+@contextmanager
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """BatchNorms in `module` normalise by their batch and leave their running statistics alone."""
+    norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0., None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
+
+
+def run_again_in_backward(function: Callable, module: nn.Module, *args: torch.Tensor) -> torch.Tensor:
+    """function(*args), of which autograd keeps the arguments; function runs `module`.
+
+    Unlike torch's and timm's checkpointing by itself, this updates running statistics once.
+    """
+    if torch.compiler.is_compiling():  # a compiler runs updates once, and takes no context
+        return checkpoint(function, *args, use_reentrant=False)
+    return checkpoint(
+        function, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), frozen_statistics(module)))
+
+
+def checkpoint_units(units: nn.Sequential, x: torch.Tensor, every: int = 1) -> torch.Tensor:
+    """Run `units` one after the other; autograd keeps the input of every `every`-th and runs those between again."""
+    for start in range(0, len(units), every):
+        segment = units[start:start + every]
+        x = run_again_in_backward(segment, segment, x)
+    return x
