@@ -155,7 +155,9 @@ class FusedUnit(nn.Module):
         *layers, last = (layer for layer in rewrite(unit.residual, dtype) if not isinstance(layer, nn.Identity))
         self.residual = nn.Sequential(*layers)
         self.shortcut = rewrite(unit.shortcut, dtype)
-        self.is_identity = isinstance(unit.shortcut, nn.Identity)
+        # the shortcut's tensor: a new one, or x, of which a branch of one layer may be at work still
+        self.shortcut_is_new = not isinstance(unit.shortcut, nn.Identity)
+        self.can_overwrite = not unit.activated_shortcut and (len(layers) > 0 or not isinstance(unit.pre, nn.Identity))
         self.post = rewrite(unit.post, dtype)
         if isinstance(last, FusedConv2d) and not last.relu and type(unit.merge) in (Add, DropoutShortcut):
             self.merge = last
@@ -165,10 +167,7 @@ class FusedUnit(nn.Module):
 
     def combine(self, x: torch.Tensor, a: torch.Tensor, overwrite: bool = False) -> torch.Tensor:
         """f(merge(h(x), F(x))), given x and a = pre(x); with `overwrite` perhaps in the place of x."""
-        if self.is_identity:
-            overwrite = overwrite and not self.activated_shortcut
-        else:
-            overwrite = True  # what a projection or a padding made is nobody else's
+        overwrite = self.shortcut_is_new or (overwrite and self.can_overwrite)
         shortcut = self.shortcut(a if self.activated_shortcut else x)
         return self.post(self.merge(self.residual(a), shortcut, overwrite))
 

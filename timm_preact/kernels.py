@@ -37,10 +37,10 @@ EACH_CHANNEL_ALONE = Geometry(padding=(0, 0), stride=(1, 1), dilation=(1, 1), gr
 def fuses(x: torch.Tensor) -> bool:
     """Whether oneDNN's fused convolutions take x: on a CPU, channels last, nothing recorded."""
     return (
-        x.dtype in (torch.float32, torch.bfloat16) and x.device.type == 'cpu'
+        not torch.jit.is_tracing() and not torch.compiler.is_compiling()  # first: a size asked there is a guard on it
+        and x.dtype in (torch.float32, torch.bfloat16) and x.device.type == 'cpu'
         and x.is_contiguous(memory_format=torch.channels_last)
-        and not (x.requires_grad and torch.is_grad_enabled()) and torch.backends.mkldnn.is_available()
-        and not torch.jit.is_tracing() and not torch.compiler.is_compiling())
+        and not (x.requires_grad and torch.is_grad_enabled()) and torch.backends.mkldnn.is_available())
 
 
 def pack_weight(weight: torch.Tensor, geometry: Geometry, x: torch.Tensor) -> torch.Tensor:
@@ -108,7 +108,7 @@ def scale_shift_relu(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) 
         scale: (C,), of x's type, or in float32 where x has half the precision.
         shift: As scale.
     """
-    if x.numel() >= CONVOLUTION_FROM.get(x.dtype, x.numel() + 1) and fuses(x):
+    if fuses(x) and x.numel() >= CONVOLUTION_FROM[x.dtype]:
         weight = scale.to(x.dtype).view(-1, 1, 1, 1)
         return onednn_convolve(x, weight, shift, EACH_CHANNEL_ALONE._replace(groups=x.shape[1]), relu=True)
     if x.dtype not in HALF_PRECISION:

@@ -53,7 +53,7 @@ class NormActConvs(torch.autograd.Function):
         else:
             a, mean, invstd = torch.native_batch_norm(x, weight, bias, *running, True, momentum, eps)
             a.relu_()
-            scale, shift = normalise(mean, invstd, weight, bias, x.dtype)
+            scale, shift = normalise(mean, invstd, weight, bias, weight.dtype)
         if torch.is_autocast_enabled(x.device.type):
             precision = torch.get_autocast_dtype(x.device.type)
             parameters = [None if p is None else p.to(precision) for p in parameters]

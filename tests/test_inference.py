@@ -1,0 +1,241 @@
+"""An optimised network computes the same function, keeps timm's methods, and has nothing left to normalise."""
+import copy
+import pickle
+
+import pytest
+import timm
+import torch
+from timm.layers import BatchNormAct2d
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from timm_preact.errors import UserError
+from timm_preact.evaluation import Images, eval_transform, evaluate
+from timm_preact.inference import FusedConv2d, FusedUnit, ScaleShift, optimize
+from timm_preact.preact_resnet import MODEL_ARGS
+from timm_preact.unit import ResidualUnit
+
+# A name of every placement, merge, shortcut, stem and number of convolutions.
+NETS = [
+    'preact_resnet20', 'preact_resnet164', 'preact_resnet110_1layer', 'preact_resnet110_1layer_orig',
+    'preact_resnet110_orig', 'preact_resnet110_bn_after_add', 'preact_resnet110_relu_before_add',
+    'preact_resnet110_relu_only', 'preact_resnet110_orig_const_scale', 'preact_resnet110_orig_excl_gate',
+    'preact_resnet110_orig_shortcut_gate', 'preact_resnet110_orig_dropout_shortcut',
+    'preact_resnet110_orig_conv_shortcut', 'preact_resnet20_pcv', 'preact_resnet18', 'preact_resnet101_orig',
+    'preact_resnet200_fb', 'preact_resnet50_keras',
+]
+
+
+def create(name, dtype=torch.float64, small=True, **kwargs):
+    """A net in eval mode whose norms all do something."""
+    torch.manual_seed(0)
+    if small:
+        kwargs = {'layers': (2, 2, 1) if len(MODEL_ARGS[name]['layers']) == 3 else (1, 2, 1, 1), **kwargs}
+    model = timm.create_model(name, **kwargs)
+    for module in model.modules():
+        if isinstance(module, BatchNormAct2d):
+            nn.init.uniform_(module.weight, -0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.3)
+            nn.init.normal_(module.running_mean)
+    return model.to(dtype).eval()
+
+
+def images(dtype=torch.float64, batch=2, size=32):
+    return torch.randn(batch, 3, size, size, dtype=dtype, generator=torch.Generator().manual_seed(1))
+
+
+def assert_close(actual, expected, tolerance):
+    if isinstance(expected, (list, tuple)):
+        assert len(actual) == len(expected)
+        for a, e in zip(actual, expected, strict=True):
+            assert_close(a, e, tolerance)
+    else:
+        assert (actual - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+# The function
+
+
+@pytest.mark.parametrize('name', MODEL_ARGS)
+def test_every_registered_net_computes_the_same_in_float64(name):
+    model, x = create(name, small=False), images()
+    with torch.no_grad():
+        assert_close(optimize(model)(x), model(x), 1e-10)
+
+
+@pytest.mark.parametrize('channels_last', [False, True])
+@pytest.mark.parametrize('name', NETS)
+def test_float32_is_equal_but_for_rounding_with_and_without_a_graph(name, channels_last):
+    """Without one a CPU runs oneDNN's fused kernels, twice with the weights packed; with one, plain operators."""
+    model, x = create(name, torch.float32), images(torch.float32)
+    fast = optimize(model, channels_last=channels_last)
+    for batch in (x, x[:1], x.to(memory_format=torch.channels_last)):
+        expected = model(batch)
+        assert_close(fast(batch), expected, 1e-4)
+        with torch.inference_mode():
+            assert_close(fast(batch), expected, 1e-4)
+    x.requires_grad_()
+    gradient, = torch.autograd.grad(fast(x).square().sum(), x)
+    expected, = torch.autograd.grad(model(x).square().sum(), x)
+    assert (gradient - expected).norm() <= 0.01 * expected.norm()
+
+
+def test_bfloat16_classifies_real_images_as_well(sample):
+    model = timm.create_model('preact_resnet20', pretrained=True).eval()
+    data = Images(sample, eval_transform(model))
+    x = torch.stack([data[i][0] for i in range(500)])
+    labels = torch.from_numpy(sample.labels)
+    with torch.inference_mode():
+        exact = model(x)
+        fast = optimize(model, dtype=torch.bfloat16)(x.bfloat16())
+        plain = copy.deepcopy(model).bfloat16()(x.bfloat16())
+    assert fast.dtype == torch.bfloat16
+    assert (fast.argmax(1) == labels).float().mean() >= (exact.argmax(1) == labels).float().mean() - 0.01
+    assert (fast - exact).norm() < 1.2 * (plain - exact).norm()
+
+
+def test_large_maps_take_the_fused_multiply_add_too():
+    """Where a map is large enough for oneDNN's depthwise kernel: the threshold is crossed and not, in both types."""
+    model = create('preact_resnet20', torch.float32, layers=(1, 1, 1))
+    x = images(torch.float32, 130, 32)
+    with torch.inference_mode():
+        exact = model(x)
+        assert_close(optimize(model)(x), exact, 1e-4)
+        assert_close(optimize(model, dtype=torch.bfloat16)(x.bfloat16()).float(), exact, 0.1)
+
+
+@pytest.mark.parametrize('kwargs', [
+    dict(act_layer='silu'), dict(norm_layer='groupnorm1'), dict(drop_path_rate=0.5), dict(drop_rate=0.5),
+    dict(placement='relu_only', merge='const_scale'), dict(output_stride=8), dict(num_classes=0)])
+def test_other_arguments_of_the_model_are_kept(kwargs):
+    model, x = create('preact_resnet18', **kwargs), images(size=64)
+    with torch.no_grad():
+        assert_close(optimize(model)(x), model(x), 1e-10)
+
+
+def test_somebody_elses_net_of_our_units():
+    norm = BatchNormAct2d
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, padding_mode='reflect'), nn.BatchNorm2d(8), nn.SiLU(),
+        ResidualUnit(8, 8, norm_layer=norm, placement='orig'),
+        ResidualUnit(8, 16, norm_layer=norm, stride=2, kernels=(1, 3, 1), bottle_ratio=0.5),
+        nn.ModuleDict(dict(norm=nn.BatchNorm2d(16, affine=False)))['norm'], nn.Flatten(), nn.Linear(16 * 256, 4))
+    x = images()
+    for _ in range(3):
+        model.double().train()(x)
+    model.eval()
+    with torch.no_grad():
+        assert_close(optimize(model)(x), model(x), 1e-10)
+
+
+# Its parts
+
+
+@pytest.mark.parametrize('name', NETS)
+def test_no_batch_norm_is_left(name):
+    fast = optimize(create(name))
+    assert not any(isinstance(module, _BatchNorm) for module in fast.modules())
+    placement = MODEL_ARGS[name].get('placement', 'full')
+    stream = sum(isinstance(module, ScaleShift) for module in fast.modules())
+    units = sum(isinstance(module, FusedUnit) for module in fast.modules())
+    if placement == 'full':  # of each unit the first norm, and the net's last; every other follows a convolution
+        assert stream == units + 1
+    else:
+        assert stream == (units if placement == 'bn_after_add' else 0)
+
+
+def test_the_model_itself_is_left_as_it_was():
+    model, x = create('preact_resnet20'), images()
+    before, state = model(x), copy.deepcopy(model.state_dict())
+    fast = optimize(model, dtype=torch.float32)
+    assert torch.equal(model(x), before) and model.stem.conv.weight.requires_grad
+    assert all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
+    assert not any(p.requires_grad for p in fast.parameters())
+    assert not {p.data_ptr() for p in fast.parameters()} & {p.data_ptr() for p in model.parameters()}
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_copies_and_pickles_compute_the_same_after_a_first_call(dtype):
+    fast, x = optimize(create('preact_resnet164', torch.float32), dtype=dtype), images(dtype)
+    with torch.inference_mode():
+        expected = fast(x)
+        assert torch.equal(copy.deepcopy(fast)(x), expected)
+        assert torch.equal(pickle.loads(pickle.dumps(fast))(x), expected)
+        other = optimize(create('preact_resnet164', torch.float32), dtype=dtype)
+        for parameter in other.parameters():
+            parameter.mul_(0)
+        other.load_state_dict(fast.state_dict())
+        assert torch.equal(other(x), expected)
+        assert_close(fast.double()(images()), expected.double(), 0.05)
+
+
+# timm's methods
+
+
+@pytest.mark.parametrize('name', NETS)
+def test_features_are_those_of_the_plain_net(name):
+    model, x = create(name), images(size=64)
+    fast = optimize(model)
+    with torch.no_grad():
+        assert_close(fast.forward_features(x), model.forward_features(x), 1e-10)
+        assert_close(fast.forward_head(fast.forward_features(x), pre_logits=True), model.forward_head(
+            model.forward_features(x), pre_logits=True), 1e-10)
+        for norm in (False, True):
+            assert_close(fast.forward_intermediates(x, norm=norm), model.forward_intermediates(x, norm=norm), 1e-10)
+
+
+@pytest.mark.parametrize('feature_cls', ['getter', 'list', 'fx', 'hook'])
+@pytest.mark.parametrize('name', ['preact_resnet20', 'preact_resnet164', 'preact_resnet110_orig', 'preact_resnet50'])
+def test_a_feature_extractor_can_be_optimised(name, feature_cls):
+    model = create(name, features_only=True, feature_cls=feature_cls)
+    x = images(size=64)
+    with torch.no_grad():
+        assert_close(optimize(model)(x), model(x), 1e-10)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_what_a_caller_holds_is_not_overwritten(dtype):
+    """Units may overwrite what the unit before them made, but neither taps, nor what a hook saw, nor images."""
+    fast, x = optimize(create('preact_resnet164', torch.float32, layers=(3, 3, 3)), dtype=dtype), images(dtype)
+    image, seen = x.clone(), []
+    with torch.inference_mode():
+        expected = fast(x)
+        for norm in (False, True):
+            taps = fast.forward_intermediates(x, norm=norm, intermediates_only=True)
+            again = fast.forward_intermediates(x, indices=1, norm=norm, stop_early=True, intermediates_only=True)
+            copies = [tap.clone() for tap in taps]
+            fast(x)
+            assert all(torch.equal(tap, was) for tap, was in zip(taps, copies, strict=True)) and len(again) == 1
+        for stage in fast.stages:
+            for unit in stage.blocks:
+                unit.register_forward_hook(lambda module, args, output: seen.append((output, output.clone())))
+        assert torch.equal(fast(x), expected)
+    assert len(seen) == 9 and all(torch.equal(output, was) for output, was in seen)
+    assert torch.equal(x, image)
+
+
+def test_torchscript_and_fx_follow_it():
+    model, x = create('preact_resnet50'), images(size=64)
+    fast = optimize(model)
+    with torch.no_grad():
+        expected = fast(x)
+        assert_close(torch.jit.script(fast)(x), expected, 1e-12)
+        assert_close(timm.models.create_feature_extractor(fast, {'stages.1': 'a'})(x)['a'],
+                     model.forward_intermediates(x, indices=[2], intermediates_only=True)[0], 1e-10)
+
+
+def test_training_mode_is_refused():
+    model = timm.create_model('preact_resnet20')
+    with pytest.raises(UserError, match='call model.eval'):
+        optimize(model)
+    model.eval().stages[0].train()
+    with pytest.raises(UserError, match='call model.eval'):
+        optimize(model)
+
+
+def test_evaluate_takes_an_optimised_net(sample):
+    model = timm.create_model('preact_resnet20', pretrained=True).eval()
+    data = Images(sample, eval_transform(model))
+    assert evaluate(optimize(model), data).top1 == evaluate(model, data).top1
+    assert isinstance(optimize(model).stem.conv, FusedConv2d)
