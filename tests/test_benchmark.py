@@ -28,6 +28,6 @@ def test_a_device_that_is_not_there_is_refused(npz_folder):
     assert result.exit_code == 2 and '--device abacus is not there' in result.output
 
 
-@pytest.mark.parametrize('command', ['training', 'steps', 'creation', 'imports'])
+@pytest.mark.parametrize('command', ['training', 'steps', 'creation', 'imports', 'compilation'])
 def test_every_command_explains_itself(command):
     assert CliRunner().invoke(benchmark.app, [command, '--help']).exit_code == 0

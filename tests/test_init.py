@@ -182,3 +182,12 @@ def test_a_net_made_on_meta_is_initialised_whole_by_init_weights():
     assert all(tensor.isfinite().all() for tensor in [*model.parameters(), *model.buffers()])
     assert model.stages[0].blocks[0].merge.gate.bias.eq(-6).all() and model.stem.norm.weight.eq(1).all()
     assert model.stem.norm.num_batches_tracked == 0
+
+
+def test_a_seed_gives_the_weights_it_always_gave():
+    """The numbers are of version 0.1.0; what follows in the generator shows that nothing more or less was drawn."""
+    torch.manual_seed(0)
+    model = timm.create_model('preact_resnet110')
+    assert model.stem.conv.weight[0, 0, 0].tolist() == pytest.approx([0.0839478, -0.0933756, 0.0029977], abs=1e-6)
+    assert model.head.fc.weight[0, :3].tolist() == pytest.approx([-0.0018370, 0.0611157, -0.1212069], abs=1e-6)
+    assert torch.rand(2).tolist() == pytest.approx([0.3628478, 0.7126245], abs=1e-6)

@@ -1,18 +1,24 @@
 """Weight files: what ships is verified and loads offline; what is damaged or does not fit is refused in a sentence."""
+import copy
 import json
+import pickle
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from timm.layers import GroupNormAct
+from torch import nn
 
 import timm_preact.weights as weights
 from timm_preact.card import card
 from timm_preact.catalog import MEASURED
 from timm_preact.evaluation import load_model
+from timm_preact.preact_resnet import PreActResNet
 from timm_preact.weights import CHECKSUMS, SHIPPED, WeightsError, digest_of, export_model, read_weights
 from timm_preact.weights.sources import SOURCES
 from train.cards import CARDS, config_of_run, config_of_source, result_of, training
@@ -68,6 +74,140 @@ def test_a_file_of_ones_own_is_loaded_by_overlay(tmp_path):
     overlay = dict(file=str(tmp_path / 'mine.safetensors'))
     loaded = timm.create_model('preact_resnet20', pretrained=True, pretrained_cfg_overlay=overlay)
     assert torch.equal(loaded.head.fc.weight, model.head.fc.weight)
+
+
+# Loading draws nothing that it overwrites, and leaves nothing undefined
+
+@pytest.fixture
+def nan_memory():
+    """What nobody has written holds NaN, and in integers their maximum."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def random_weights(file, name, drop=(), **kwargs):
+    """Write weights unlike any initialisation, without the keys that end as one of `drop`; also return them."""
+    state_dict = timm.create_model(name, **kwargs).state_dict()
+    held = {key: torch.rand_like(tensor) + 1 if tensor.is_floating_point() else tensor + 3
+            for key, tensor in state_dict.items() if not key.endswith(tuple(drop))}
+    save_file(held, file)
+    return held
+
+
+def load_over(name, file, **kwargs):
+    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=dict(file=str(file)), **kwargs)
+
+
+def finite(model):
+    return all(tensor.isfinite().all() and tensor.abs().max() < 1e6 for tensor in model.state_dict().values())
+
+
+SMALL = dict(layers=(2, 2, 2))
+
+
+@pytest.mark.parametrize('name, kwargs', [
+    ('preact_resnet56', SMALL),
+    ('preact_resnet56', dict(SMALL, drop_path_rate=0.1, recompute_norms=True)),
+    ('preact_resnet56_pcv', SMALL),
+    ('preact_resnet1001', SMALL),
+    ('preact_resnet1001', dict(SMALL, dtype=torch.float64)),
+    ('preact_resnet110_bn_after_add', SMALL),
+    ('preact_resnet110_orig_shortcut_gate', SMALL),
+    ('preact_resnet50_keras', dict(layers=(1, 1, 1, 1))),
+    ('preact_resnet200_fb', dict(layers=(1, 1, 1, 1))),
+])
+def test_whole_weights_are_loaded_without_a_draw(tmp_path, nan_memory, name, kwargs):
+    held = random_weights(tmp_path / 'w.safetensors', name, **kwargs)
+    before = torch.get_rng_state()
+    model = load_over(name, tmp_path / 'w.safetensors', **kwargs)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert model.state_dict().keys() == held.keys()
+    assert all(torch.equal(tensor, held[key]) for key, tensor in model.state_dict().items())
+
+
+def test_shipped_and_exported_weights_are_loaded_without_a_draw(exported, nan_memory):
+    folder, model = exported
+    before = torch.get_rng_state()
+    timm.create_model('preact_resnet20.cifar10', pretrained=True)
+    loaded = timm.create_model(f'local-dir:{folder}', pretrained=True)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(map(torch.equal, loaded.state_dict().values(), model.state_dict().values()))
+
+
+def test_weights_with_other_classes_draw_the_classifier_alone(tmp_path, nan_memory):
+    held = random_weights(tmp_path / 'w.safetensors', 'preact_resnet164', **SMALL)
+    torch.manual_seed(5)
+    model = load_over('preact_resnet164', tmp_path / 'w.safetensors', num_classes=40, in_chans=1, **SMALL)
+    after = torch.get_rng_state()
+    torch.manual_seed(5)
+    drawn = torch.empty(40, 256).uniform_(-1 / 16, 1 / 16)
+    assert torch.equal(torch.get_rng_state(), after)
+    assert torch.equal(model.head.fc.weight, drawn) and not model.head.fc.bias.any()
+    assert not {key for key, tensor in model.state_dict().items()
+                if not key.startswith(('head.', 'stem.')) and not torch.equal(tensor, held[key])}
+    torch.testing.assert_close(model.stem.conv.weight, held['stem.conv.weight'].sum(1, keepdim=True))
+
+
+@pytest.mark.parametrize('feature_cls', ['getter', 'list', 'hook'])
+def test_features_of_pretrained_weights_are_those_weights(tmp_path, nan_memory, feature_cls):
+    held = random_weights(tmp_path / 'w.safetensors', 'preact_resnet56', **SMALL)
+    features = load_over(
+        'preact_resnet56', tmp_path / 'w.safetensors', features_only=True, feature_cls=feature_cls, out_indices=(1, 2),
+        **SMALL)
+    assert finite(features)
+    loaded = {key.removeprefix('model.'): tensor for key, tensor in features.state_dict().items()}
+    loaded = {key.replace('stem_conv', 'stem.conv').replace('stages_', 'stages.'): t for key, t in loaded.items()}
+    assert len(loaded) > 30 and not [key for key in loaded if key not in held]
+    assert all(torch.equal(tensor, held[key]) for key, tensor in loaded.items())
+
+
+@pytest.mark.parametrize('drop', ['residual.conv1.weight', 'stages.1.blocks.0.pre.running_var', 'gate.bias'])
+def test_weights_that_are_not_whole_leave_nothing_undefined(tmp_path, nan_memory, drop):
+    """Only pretrained_strict=False takes them; what they lack starts as in an untrained network."""
+    name, kwargs = 'preact_resnet110_orig_shortcut_gate', dict(SMALL, placement='full')
+    held = random_weights(tmp_path / 'w.safetensors', name, [drop], **kwargs)
+    with pytest.raises(RuntimeError, match='Missing key'):
+        load_over(name, tmp_path / 'w.safetensors', **kwargs)
+    loaded = load_over(name, tmp_path / 'w.safetensors', pretrained_strict=False, **kwargs).state_dict()
+    untrained = timm.create_model(name, **kwargs).state_dict()
+    missing = loaded.keys() - held.keys()
+    assert missing and all(torch.equal(loaded[key], held[key]) for key in held)
+    for key in missing:
+        if key.endswith('conv1.weight'):
+            assert loaded[key].std().item() == pytest.approx(untrained[key].std().item(), rel=0.15)
+        else:
+            assert torch.equal(loaded[key], untrained[key])
+
+
+def test_weights_without_counters_of_batches_start_them_at_zero(tmp_path, nan_memory):
+    """As FAIR's, Keras's and MXNet's are."""
+    random_weights(tmp_path / 'w.safetensors', 'preact_resnet20', ['num_batches_tracked'], **SMALL)
+    before = torch.get_rng_state()
+    model = load_over('preact_resnet20', tmp_path / 'w.safetensors', **SMALL)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert finite(model) and model.norm.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize('layers', [
+    dict(act_layer='prelu'), dict(act_layer=nn.SiLU), dict(norm_layer=partial(GroupNormAct, num_groups=4)),
+    dict(norm_layer='evonormb0'),
+])
+def test_layers_that_init_weights_does_not_know_start_as_they_do_themselves(tmp_path, nan_memory, layers):
+    random_weights(tmp_path / 'w.safetensors', 'preact_resnet20', **SMALL)
+    model = load_over('preact_resnet20', tmp_path / 'w.safetensors', pretrained_strict=False, **SMALL, **layers)
+    assert finite(model)
+
+
+def test_a_net_that_was_not_drawn_can_be_copied_before_and_after_it_is_loaded():
+    state_dict = timm.create_model('preact_resnet20').state_dict()
+    net = PreActResNet(num_classes=10, layers=(3, 3, 3), shortcut='A', draw=False)
+    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), net):
+        twin.load_state_dict(state_dict)
+        loaded = copy.deepcopy(twin)
+        loaded.load_state_dict({}, strict=False)  # the second time it initialises nothing
+        assert all(map(torch.equal, loaded.state_dict().values(), state_dict.values()))
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
-"""The command line: timm-preact list | predict | evaluate | run | demo | convert | verify | publish."""
+"""The command line: timm-preact list | predict | evaluate | export | run | demo | convert | verify | publish."""
 import json
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -173,6 +174,57 @@ def evaluate(
     print(f'top-1 error {scores.error:.2f} %')
 
 
+@app.command()
+@one_sentence_errors
+def export(
+        model: str = typer.Argument(help='Registered name, with or without tag.'),
+        to: Path = typer.Option(help='New file: .onnx, .pt2 (torch.export), .pt or .ts (TorchScript).'),
+        format: Optional[str] = typer.Option(
+            None, help='onnx, torch-export or torchscript, as the suffix says by itself, or aoti: .pt2, compiled.'),
+        weights: Optional[str] = typer.Option(None, help='Weights of your own: a file, or a folder of train.cifar.'),
+        num_classes: Optional[int] = typer.Option(None, help='Classes of weights of your own, where not the name\'s.'),
+        img_size: Optional[int] = typer.Option(None, help='Side of the images; the config\'s if not given.'),
+        batch_size: Optional[int] = typer.Option(None, help='The only batch size to take; any if not given.'),
+        plain: bool = typer.Option(False, '--plain', help='The network as trained, its BatchNorms not folded.'),
+        int8: bool = typer.Option(False, '--int8', help='ONNX in 8-bit integers; needs --data.'),
+        data: Optional[str] = typer.Option(
+            None, help='For --int8: images to find the ranges of values on, as evaluate reads them.'),
+        split: str = typer.Option('train', help='For --int8: split of the data set.'),
+        calibration_images: int = typer.Option(500, help='For --int8: how many, evenly spread over the split.'),
+) -> None:
+    """Write a network to a file that runs without this package, optimised for inference.
+
+    Examples: `timm-preact export preact_resnet20 --to preact_resnet20.onnx`
+
+    `timm-preact export preact_resnet20 --to int8.onnx --int8 --data uoft-cs/cifar10`
+    """
+    from .evaluation import load_model
+    from .export import export as write
+    from .export import format_of
+    from .inference import optimize
+    format = format_of(to, format)
+    if int8 and (format != 'onnx' or data is None or batch_size is not None):
+        raise UserError('--int8 makes an .onnx file that takes any batch size, and looks at images to do so: pass '
+                        '--data, and no other format or --batch-size.')
+    if data is not None and not int8:
+        raise UserError('--data is what --int8 looks at: pass both or neither.')
+    net = load_model(model, weights, num_classes=num_classes)
+    if not plain:
+        net = optimize(net)
+    input_size = None if img_size is None else (net.pretrained_cfg['input_size'][0], img_size, img_size)
+    if data is None:
+        write(net, to, format, input_size, batch_size)
+    else:
+        from .evaluation import eval_transform, open_images
+        from .quantization import quantize, spread
+        images = open_images(data, split, eval_transform(net, img_size))
+        with tempfile.TemporaryDirectory() as folder:
+            float32 = Path(folder) / 'float32.onnx'
+            write(net, float32, format, input_size)
+            quantize(float32, to, spread(images, calibration_images))
+    print(f'{to} holds {model} as {format}{" in int8" if int8 else ""}, {to.stat().st_size / 2 ** 20:.2f} MiB')
+
+
 @app.command('run', context_settings=dict(allow_interspersed_args=False, ignore_unknown_options=True))
 @one_sentence_errors
 def run_timm_script(
@@ -283,6 +335,65 @@ def publish(
     published = hub.publish(folder, repo_id, revision, private, dry_run)
     done = 'would get' if dry_run else f'has at {published.commit[:12]}' if published.changed else 'has already'
     print(f'{published.url} {done} {", ".join(published.files)}')
+
+
+@app.command('benchmark')
+@one_sentence_errors
+def run_benchmark(
+        models: List[str] = typer.Argument(help='Registered names.'),
+        task: str = typer.Option('inference', help='inference or training.'),
+        against: str = typer.Option('timm,pytorchcv,torchvision', help='Packages to measure beside us.'),
+        batch_size: List[int] = typer.Option([64], help='Images a call; may be repeated.'),
+        img_size: Optional[int] = typer.Option(None, help="Pixels a side; the name's own if not given."),
+        dtype: List[str] = typer.Option(['float32'], help='float32, bfloat16 or float16; may be repeated.'),
+        device: str = typer.Option('cpu', help='cpu or cuda.'),
+        threads: Optional[int] = typer.Option(None, help='Threads of the CPU; all if not given.'),
+        rounds: int = typer.Option(5, min=1, help='Measurements of each.'),
+        compile_units: bool = typer.Option(False, '--compile', help='Measure ours with compiled units too.'),
+        cuda_graph: bool = typer.Option(False, '--cuda-graph', help='Measure ours as a CUDA graph too.'),
+        to: Optional[Path] = typer.Option(None, help='Write PATH.json and PATH.png.'),
+) -> None:
+    """Measure our networks beside other people's on this machine: images a second and memory.
+
+    Example: `timm-preact benchmark preact_resnet110_pcv preact_resnet152 --batch-size 4 --dtype bfloat16`
+    """
+    import torch
+
+    from . import benchmark
+    from .errors import check_device
+    from .preact_resnet import MODEL_ARGS
+    where = check_device(device)
+    if threads:
+        torch.set_num_threads(threads)
+    if task not in benchmark.TASKS:
+        raise UserError(f'--task {task} is not known: choose one of {", ".join(benchmark.TASKS)}.')
+    for name in models:
+        if name not in MODEL_ARGS:
+            raise UserError(f'{name} is no network of ours: timm-preact list names them.')
+    dtypes = [getattr(torch, name, None) for name in dtype]
+    if not set(dtypes) <= {torch.float32, torch.bfloat16, torch.float16}:
+        raise UserError(f'--dtype {" ".join(dtype)} is not known: choose float32, bfloat16 or float16.')
+    if cuda_graph and where.type != 'cuda':
+        raise UserError('a CUDA graph needs a GPU: add --device cuda, or leave --cuda-graph out.')
+    packages = benchmark.installed(against.split(','))
+    result = dict(benchmark.facts(where, packages), operations_per_second={}, runs=[])
+    settings = [benchmark.Setting(name, task, kind, batch, img_size)
+                for name in models for kind in dtypes for batch in batch_size]
+    with progress(len(settings), 'benchmark') as advance:
+        for kind in dtypes:
+            rate = benchmark.operations_per_second(where, kind)
+            result['operations_per_second'][str(kind).removeprefix('torch.')] = rate
+        for setting in settings:
+            result['runs'].append(benchmark.benchmark(setting, where, packages, rounds, compile_units, cuda_graph))
+            advance(1)
+    from rich.console import Console
+    from rich.markdown import Markdown
+    console = Console() if sys.stdout.isatty() else None
+    text = benchmark.markdown(result)
+    console.print(Markdown(text)) if console else print(text)
+    print(f"{result['hardware']}; {', '.join(f'{k} {v}' for k, v in result['versions'].items())}")
+    if to:
+        print(f'wrote {", ".join(map(str, benchmark.write(result, to)))}')
 
 
 def run() -> None:

@@ -8,14 +8,14 @@ float32. So running_var starts at the variance that the initialisation implies f
 never reads it: trained weights are the same to the bit.
 """
 import math
-from typing import NamedTuple
+from typing import Container, NamedTuple
 
 import torch
 from torch import nn
 
 from .unit import ResidualUnit, ShortcutGate, ZeroPadShortcut
 
-__all__ = ['Moments', 'imply_running_var', 'init_weights']
+__all__ = ['Moments', 'imply_running_var', 'init_missing', 'init_weights']
 
 
 class Moments(NamedTuple):
@@ -56,22 +56,43 @@ def init_weights(model: nn.Module, zero_init_last: bool = False) -> None:
     """
     modules = list(model.modules())
     for module in modules:
-        if isinstance(module, nn.Conv2d):
-            module.weight.normal_(0, math.sqrt(2 / (math.prod(module.kernel_size) * module.out_channels)))
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Linear):
-            bound = 1 / math.sqrt(module.in_features)
-            nn.init.uniform_(module.weight, -bound, bound)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)):
-            module.reset_parameters()
+        _init_layer(module)
     for module in modules:
         if isinstance(module, ShortcutGate):
             nn.init.constant_(module.gate.bias, module.bias)
         elif zero_init_last and isinstance(module, ResidualUnit):
             nn.init.zeros_(module.residual[-1].weight)
     imply_running_var(model, zero_init_last)
+
+
+def _init_layer(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        module.weight.normal_(0, math.sqrt(2 / (math.prod(module.kernel_size) * module.out_channels)))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Linear):
+        bound = 1 / math.sqrt(module.in_features)
+        nn.init.uniform_(module.weight, -bound, bound)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)):
+        module.reset_parameters()
+
+
+@torch.no_grad()
+def init_missing(model: nn.Module, held: Container[str], zero_init_last: bool = False) -> None:
+    """Initialise what is not about to be loaded: nothing, the classifier, BatchNorms' counters, or the whole network.
+
+    Args:
+        model: A network with stem, stages, norm and head, of any values.
+        held: Names of the parameters and buffers that will be loaded.
+        zero_init_last: As in `init_weights`.
+    """
+    missing = [name for name in model.state_dict() if name not in held]
+    if all(name.startswith('head.') or name.endswith('.num_batches_tracked') for name in missing):
+        for layer in dict.fromkeys(name.rpartition('.')[0] for name in missing):
+            _init_layer(model.get_submodule(layer))
+    else:
+        init_weights(model, zero_init_last)
 
 
 @torch.no_grad()

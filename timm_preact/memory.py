@@ -8,7 +8,7 @@ for, and running statistics are updated once.
 `checkpoint_units` keeps still less: the input of every few units, between which forward runs again.
 """
 from contextlib import contextmanager, nullcontext
-from typing import Callable, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from timm.layers import BatchNormAct2d
@@ -19,7 +19,8 @@ from torch.utils.checkpoint import checkpoint
 
 from .kernels import Geometry, convolve, normalise, scale_shift_relu
 
-__all__ = ['checkpoint_units', 'frozen_statistics', 'is_norm_act', 'norm_act_convs', 'run_again_in_backward']
+__all__ = [
+    'bytes_kept', 'checkpoint_units', 'frozen_statistics', 'is_norm_act', 'norm_act_convs', 'run_again_in_backward']
 
 
 def is_norm_act(module: nn.Module) -> bool:
@@ -150,3 +151,22 @@ def checkpoint_units(units: nn.Sequential, x: torch.Tensor, every: int = 1) -> t
         segment = units[start:start + every]
         x = run_again_in_backward(segment, segment, x)
     return x
+
+
+def bytes_kept(model: nn.Module, compute: Callable[[], torch.Tensor]) -> Tuple[int, torch.Tensor]:
+    """Bytes of the tensors that autograd keeps for backward while `compute` runs, and what it returns.
+
+    Counted exactly, by saved-tensor hooks: each storage once, the parameters of `model` left out.
+    """
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    storages: Dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = compute()
+    return sum(storages.values()), result

@@ -9,7 +9,7 @@ import gc
 from collections import OrderedDict
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 import torch
 from timm.layers import ClassifierHead, calculate_drop_path_rates, get_act_layer, get_norm_act_layer
@@ -22,10 +22,11 @@ from timm.models import (
 )
 from timm.models._features import feature_take_indices
 from torch import nn
+from torch.nn.utils import skip_init
 
 from .compilation import compile_each
 from .data import CIFAR10_CLASSES
-from .init import init_weights
+from .init import init_missing, init_weights
 from .memory import checkpoint_units, run_again_in_backward
 from .unit import MERGES, PLACEMENTS, ResidualUnit, create_norm_act, replicate
 from .weights import shipped_weights
@@ -82,6 +83,8 @@ class PreActResNet(nn.Module):
     Shape: images (N, in_chans, H, W) to logits (N, num_classes). Every argument that selects a variant is plain data.
     """
 
+    _init_missing = None  # with draw=False, until `load_state_dict`: what initialises the tensors that it is not given
+
     def __init__(
             self,
             layers: Tuple[int, ...] = (18, 18, 18),
@@ -114,6 +117,7 @@ class PreActResNet(nn.Module):
             recompute_norms: bool = False,
             checkpoint_every: int = 1,
             compile_units: bool = False,
+            draw: bool = True,
             device=None,
             dtype=None,
     ):
@@ -154,6 +158,8 @@ class PreActResNet(nn.Module):
             checkpoint_every: With `set_grad_checkpointing`, units of a stage of which only the first one's input is
                 kept.
             compile_units: torch.compile each unit at its first call, equal units once (`timm_preact.compilation`).
+            draw: Draw initial weights. False leaves weights undefined and the random generator alone, for
+                `load_state_dict` to follow, which then initialises what it is not given.
 
         Raises:
             ValueError: An argument names no variant, or norm_layer cannot normalise the network's channels.
@@ -173,10 +179,12 @@ class PreActResNet(nn.Module):
             _check_choice('activated_shortcuts', which, ACTIVATED_SHORTCUTS)
         for which in biases:
             _check_choice('biases', which, BIASES)
-        dd = {'device': device, 'dtype': dtype}
+        create = _create if draw else skip_init
+        dd = {'device': device if draw else torch.empty(0, device=device).device, 'dtype': dtype}
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.drop_rate = drop_rate
+        self.grad_checkpointing = False
         place = PLACEMENTS[placement]
         norm_act_layer = get_norm_act_layer(norm_layer, act_layer=act_layer)
         if norm_eps is not None:
@@ -187,7 +195,8 @@ class PreActResNet(nn.Module):
         kernel, stride, after = (7, 2, 'na' * stem_norm) if self.stem_pools else (3, 1, place.stem)
         bias = 'stem' in biases
         self.stem = nn.Sequential(OrderedDict(
-            conv=nn.Conv2d(in_chans, stem_chs, kernel, stride=stride, padding=kernel // 2, bias=bias, **dd),
+            conv=create(
+                nn.Conv2d, in_chans, stem_chs, kernel, stride=stride, padding=kernel // 2, bias=bias, **dd),
             norm=create_norm_act(after, stem_chs, **acts, **dd),
             pool=create_stem_pool(stem_pad) if self.stem_pools else nn.Identity(),
         ))
@@ -233,7 +242,7 @@ class PreActResNet(nn.Module):
                     **acts,
                     **dd,
                 )
-                units.append(replicate(units[-1]) if unit_args == previous_args else ResidualUnit(**unit_args))
+                units.append(replicate(units[-1]) if unit_args == previous_args else create(ResidualUnit, **unit_args))
                 prev_chs = out_chs
                 curr_stride *= stride
             self.stages.append(ResidualStage(units, checkpoint_every))
@@ -241,10 +250,14 @@ class PreActResNet(nn.Module):
 
         self.num_features = prev_chs
         self.norm = create_norm_act(place.pre, self.num_features, **acts, **dd)
-        self.head = ClassifierHead(self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd)
+        self.head = create(
+            ClassifierHead, self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd)
         self.head_hidden_size = self.num_features * self.head.global_pool.feat_mult()
 
-        self.init_weights(zero_init_last=zero_init_last)
+        if draw:
+            self.init_weights(zero_init_last=zero_init_last)
+        else:
+            self._init_missing = partial(init_missing, zero_init_last=zero_init_last)
         if compile_units:
             compile_each(unit for stage in self.stages for unit in stage.blocks)
 
@@ -252,6 +265,14 @@ class PreActResNet(nn.Module):
     def init_weights(self, zero_init_last: bool = False) -> None:
         """Initialise as the paper's code does, see `timm_preact.init.init_weights`."""
         init_weights(self, zero_init_last=zero_init_last)
+
+    @torch.jit.ignore
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
+        """As of any module; after draw=False it also initialises what `state_dict` does not hold."""
+        if self._init_missing is not None:
+            self._init_missing(self, state_dict)
+            del self._init_missing
+        return super().load_state_dict(state_dict, strict, assign)
 
     @torch.jit.ignore
     def load_pretrained(self, checkpoint_path: str, prefix: str = '') -> None:
@@ -287,7 +308,11 @@ class PreActResNet(nn.Module):
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute units in backward, `checkpoint_every` at a time; running statistics are updated once."""
+        """Recompute units in backward, `checkpoint_every` at a time, and a stem that pools.
+
+        BatchNorm's running statistics are updated once all the same.
+        """
+        self.grad_checkpointing = enable
         for stage in self.stages:
             stage.grad_checkpointing = enable
 
@@ -402,7 +427,10 @@ class PreActResNet(nn.Module):
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Images to activated features before pooling."""
-        x = self.stem(x)
+        if self.grad_checkpointing and self.stem_pools and not torch.jit.is_scripting():
+            x = run_again_in_backward(self.stem, self.stem, x)
+        else:
+            x = self.stem(x)
         x = self.stages(x)
         return self.norm(x)
 
@@ -412,6 +440,11 @@ class PreActResNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.forward_head(self.forward_features(x))
+
+
+def _create(module_cls: Callable, *args, **kwargs) -> nn.Module:
+    """What `skip_init` takes, initialised."""
+    return module_cls(*args, **kwargs)
 
 
 def create_stem_pool(pad: str) -> nn.Module:
@@ -482,10 +515,13 @@ def _create_preact_resnet(variant: str, pretrained: bool = False, **kwargs) -> P
         overlay = dict(kwargs.get('pretrained_cfg_overlay') or {})
         cfg = resolve_pretrained_cfg(variant, kwargs.get('pretrained_cfg'), overlay)
         kwargs['pretrained_cfg_overlay'] = {**overlay, **locate(variant, cfg, kwargs.get('cache_dir'))}
+    # of other layers than the paper's it is not sure that weights and `init_weights` leave no tensor undefined
+    layers = kwargs.get('norm_layer', 'batchnorm2d'), kwargs.get('act_layer', 'relu')
+    draw = not pretrained or layers != ('batchnorm2d', 'relu')
     with _collector_paused():
         return build_model_with_cfg(
-            PreActResNet, variant, pretrained, feature_cfg=feature_cfg, pretrained_filter_fn=checkpoint_filter_fn,
-            **kwargs)
+            PreActResNet if draw else partial(PreActResNet, draw=False), variant, pretrained, feature_cfg=feature_cfg,
+            pretrained_filter_fn=checkpoint_filter_fn, **kwargs)
 
 
 def _cfg(name: str, **kwargs) -> Dict[str, Any]:

@@ -5,8 +5,10 @@
     python -m train.benchmark imagenet           # needs pip install 'timm-preact[benchmark]'
     python -m train.benchmark creation           # needs pip install 'timm-preact[benchmark]'
     python -m train.benchmark imports
+    python -m train.benchmark compilation
 
-Each prints a table and writes train/results/benchmark_<name>.json. `--timm-scripts` is a clone of
+Each prints a table and writes train/results/benchmark_<name>.json. Networks beside other people's on one machine are
+`timm-preact benchmark`. `--timm-scripts` is a clone of
 huggingface/pytorch-image-models: timm's wheel holds no train.py.
 """
 import json
@@ -35,12 +37,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from timm_preact.benchmark import alternate, hardware
 from timm_preact.data import ImageSet, load_image_set
 from timm_preact.errors import UserError, check_name, one_sentence_errors
 from timm_preact.files import write_atomically
 from train.batches import EpochPlan, error_on
 from train.recipe import RECIPES, Recipe, lr_at, parameter_groups
-from train.run import Run, hardware, local_device, peak_memory
+from train.run import Run, local_device, peak_memory
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / 'results'
@@ -61,10 +64,7 @@ def side_by_side(name: str, unit: str, contestants: Dict[str, Callable[[], float
         rounds: Measurements of each.
         facts: What else the result should say.
     """
-    measured: Dict[str, List[float]] = {contestant: [] for contestant in contestants}
-    for _ in range(rounds):
-        for contestant, measure in contestants.items():
-            measured[contestant].append(measure())
+    measured = alternate(contestants, rounds)
     medians = {contestant: statistics.median(values) for contestant, values in measured.items()}
     ours = next(iter(medians.values()))
     table = Table('', f'median of {rounds}, {unit}', 'all rounds', 'ours / this')
@@ -149,9 +149,15 @@ def training(
         }, rounds, model='preact_resnet20', images=TRAIN_IMAGES, batch_size=BATCH)
 
 
-def output_of(command: List[str], *modules: Path) -> str:
-    """What a command prints, run in the repository, where it can import from the folders `modules` too."""
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, (ROOT, *modules))))
+def output_of(command: List[str], *modules: Path, **variables: str) -> str:
+    """What a command prints, run in the repository, where it can import from the folders `modules` too.
+
+    Args:
+        command: Program and arguments.
+        modules: Folders.
+        variables: More of its environment.
+    """
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, (ROOT, *modules))), **variables)
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     if result.returncode:
         raise UserError(f'{" ".join(command[:3])} failed: {(result.stderr or result.stdout).strip()[-2000:]}')
@@ -419,6 +425,53 @@ def imports(rounds: int = typer.Option(9, help='Measurements of each.')) -> None
         'import timm': seconds('-c', 'import timm'),
         'timm-preact --help': seconds('-m', 'timm_preact', '--help'),
     }, rounds)
+
+
+# One measurement, in a process of its own: seconds of the first call, the second, and the median of later ones
+COMPILED = '''
+import statistics, sys, time, timm, torch, timm_preact
+name, how, training = sys.argv[1], sys.argv[2], sys.argv[3] == 'training'
+net = timm.create_model(name, compile_units=how == 'units').to(memory_format=torch.channels_last).train(training)
+net = torch.compile(net) if how == 'whole' else net
+x, y = torch.randn(16, 3, 32, 32).to(memory_format=torch.channels_last), torch.arange(16) % 10
+seconds = []
+for _ in range(12):
+    start = time.perf_counter()
+    with torch.set_grad_enabled(training):
+        logits = net(x)
+    if training:
+        torch.nn.functional.cross_entropy(logits, y).backward()
+    seconds.append(time.perf_counter() - start)
+print('seconds', seconds[0], seconds[1], statistics.median(seconds[2:]))
+'''
+
+
+@app.command()
+@one_sentence_errors
+def compilation(rounds: int = typer.Option(3, help='Measurements of each.')) -> None:
+    """Compile by unit (compile_units=True) against the whole network, and not at all: first and later steps.
+
+    Training steps of preact_resnet164 and forward passes of preact_resnet1001, which is compiled by unit alone; batch
+    16, without PyTorch's caches of compiled code.
+    """
+    def seconds(place: int, *arguments: str) -> Callable[[], float]:
+        def measure() -> float:
+            if (arguments, place) not in measured:  # one process gives the first step and the later ones
+                output = output_of(
+                    [sys.executable, '-c', COMPILED, *arguments], TORCHINDUCTOR_FORCE_DISABLE_CACHES='1')
+                values = re.search('^seconds (.*)$', output, re.MULTILINE)[1].split()
+                measured.update({(arguments, i): float(value) for i, value in enumerate(values)})
+            return measured.pop((arguments, place))
+        return measure
+
+    measured: Dict[Tuple, float] = {}
+    contestants = {}
+    for name, training, hows in (('preact_resnet164', 'training', ('units', 'whole', 'none')),
+                                 ('preact_resnet1001', 'inference', ('units', 'none'))):
+        for how in hows:
+            for place, what in enumerate(('first call', 'second call', 'later calls')):
+                contestants[f'{name}, {training}, {how}: {what}'] = seconds(place, name, how, training)
+    side_by_side('compilation', 's', contestants, rounds, batch_size=16)
 
 
 if __name__ == '__main__':

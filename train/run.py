@@ -14,7 +14,6 @@ import json
 import math
 import os
 import platform
-import re
 import resource
 import sys
 import time
@@ -32,6 +31,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors.torch import save
 
 import timm_preact
+from timm_preact.benchmark import hardware
 from timm_preact.data import ImageSet
 from timm_preact.errors import UserError, check_device
 from timm_preact.files import write_atomically
@@ -485,16 +485,6 @@ def alone_on(device: torch.device) -> Iterator[None]:
     torch.cuda.synchronize(device)
     yield
     torch.cuda.synchronize(device)
-
-
-def hardware(device: torch.device) -> str:
-    """The GPU's name, or the CPU's and how many threads of it are used."""
-    if device.type == 'cuda':
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path('/proc/cpuinfo')  # of Linux
-    name = re.search(r'model name\s*: (.*)', cpuinfo.read_text()) if cpuinfo.exists() else None
-    threads = torch.get_num_threads()
-    return f'{name[1] if name else platform.machine()} CPU, {threads} thread{"s" * (threads > 1)}'
 
 
 def peak_memory(device: torch.device) -> int:

@@ -17,12 +17,12 @@ import torch
 import typer
 from PIL import Image
 
+from timm_preact.benchmark import hardware
 from timm_preact.data import ImageSet, load_image_set
 from timm_preact.errors import UserError, one_sentence_errors
 from timm_preact.files import write_atomically
 from timm_preact.scripts import find_script, version_of
 from train.benchmark import RESULTS, ROOT, output_of
-from train.run import hardware
 
 RECIPES = Path(__file__).parent / 'recipes'
 CLASSES, SIZE = 20, 96  # the first classes, their images enlarged to 96x96

@@ -1,0 +1,232 @@
+"""What depth costs on this machine's CPU: time to construct, load and run a network, and memory to train it.
+
+    OMP_WAIT_POLICY=passive python -m train.growth
+
+The CIFAR networks from 20 to 1202 layers, 10 classes, side by side, alternating, medians of several rounds. Writes
+benchmarks/growth.json, with a line against depth for each of the two kinds of unit, and benchmarks/growth.png. The
+variable keeps threads that wait for each other from spinning: where other processes run too, a kernel that spins takes
+many times as long, and these networks are thousands of short kernels.
+"""
+import gc
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, Callable, Dict, List
+
+import numpy as np
+import timm
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import save_file
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+
+import timm_preact  # noqa: F401
+from timm_preact.benchmark import hardware
+from timm_preact.errors import UserError, one_sentence_errors
+from timm_preact.files import write_atomically
+from timm_preact.inference import optimize
+from train.figures import new_figure, save_figure
+
+ROOT = Path(__file__).parents[1]
+FAMILIES: Dict[str, Dict[int, str]] = {
+    'basic': {
+        20: 'preact_resnet20', 56: 'preact_resnet56', 110: 'preact_resnet110', 1202: 'preact_resnet1202_pcv'},
+    'bottleneck': {
+        164: 'preact_resnet164', 272: 'preact_resnet272_pcv', 542: 'preact_resnet542_pcv', 1001: 'preact_resnet1001'},
+}
+CLASSES = 10
+INFERENCE_BATCH, TRAINING_BATCH = 32, 8
+LEAST_SECONDS = 0.3  # a measurement repeats what is shorter
+QUANTITIES = {
+    'construction': 'seconds',
+    'loading': 'seconds',
+    'inference': 'seconds an image',
+    'inference_optimized': 'seconds an image',
+    'kept_for_backward': 'bytes an image',
+    'kept_for_backward_recompute_norms': 'bytes an image',
+}
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def seconds(run: Callable[[], Any]) -> float:
+    """Of one call on average, the garbage of earlier ones collected before."""
+    gc.collect()
+    calls, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < LEAST_SECONDS:
+        run()
+        calls += 1
+    return elapsed / calls
+
+
+def infer(model: nn.Module, images: torch.Tensor) -> None:
+    with torch.no_grad():
+        model(images)
+
+
+def kept_for_backward(model: nn.Module, images: torch.Tensor) -> int:
+    """Bytes that autograd keeps of a forward pass, each storage once, without the model's own tensors."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
+    kept: Dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        logits = model(images)  # while it lives so does all that is kept: no address comes twice
+    del logits
+    return sum(kept.values())
+
+
+def memory_of(name: str, recompute_norms: bool) -> float:
+    model = timm.create_model(name, num_classes=CLASSES, recompute_norms=recompute_norms).train()
+    model.to(memory_format=torch.channels_last)
+    images = torch.randn(TRAINING_BATCH, 3, 32, 32).to(memory_format=torch.channels_last)
+    return kept_for_backward(model, images) / TRAINING_BATCH
+
+
+def contestants_of(name: str, folder: Path) -> Dict[str, Callable[[], float]]:
+    """What measures each time of a network; its models are made and warm."""
+    file = folder / f'{name}.safetensors'
+    overlay = dict(file=str(file), num_classes=CLASSES)
+    model = timm.create_model(name, num_classes=CLASSES).eval()
+    save_file(model.state_dict(), file)
+    model.to(memory_format=torch.channels_last)
+    optimized = optimize(model)
+    images = torch.randn(INFERENCE_BATCH, 3, 32, 32).to(memory_format=torch.channels_last)
+    for net in (model, optimized):
+        infer(net, images)
+    return dict(
+        construction=lambda: seconds(lambda: timm.create_model(name, num_classes=CLASSES)),
+        loading=lambda: seconds(lambda: timm.create_model(
+            name, pretrained=True, num_classes=CLASSES, pretrained_cfg_overlay=overlay)),
+        inference=lambda: seconds(lambda: infer(model, images)) / INFERENCE_BATCH,
+        inference_optimized=lambda: seconds(lambda: infer(optimized, images)) / INFERENCE_BATCH,
+    )
+
+
+def line(points: Dict[int, float]) -> Dict[str, float]:
+    """The least-squares line through values by depth, and the share of their variance that it explains."""
+    depths, values = np.array(list(points)), np.array(list(points.values()))
+    slope, intercept = np.polyfit(depths, values, 1)
+    residual = values - (slope * depths + intercept)
+    return dict(
+        slope=float(slope), intercept=float(intercept),
+        r2=float(1 - (residual ** 2).sum() / ((values - values.mean()) ** 2).sum()))
+
+
+def measure(rounds: int, folder: Path) -> Dict[str, Dict[str, Dict[int, List[float]]]]:
+    """All measurements, by family, quantity and depth: of times one a round, of memory, which is exact, one."""
+    measured = {family: {quantity: defaultdict(list) for quantity in QUANTITIES} for family in FAMILIES}
+    networks = [(family, depth, name) for family, names in FAMILIES.items() for depth, name in names.items()]
+    for family, depth, name in networks:
+        for quantity, recompute_norms in (
+                ('kept_for_backward', False), ('kept_for_backward_recompute_norms', True)):
+            measured[family][quantity][depth].append(memory_of(name, recompute_norms))
+    contestants = {name: contestants_of(name, folder) for _, _, name in networks}
+    for _ in range(rounds):
+        for family, depth, name in networks:
+            for quantity, contestant in contestants[name].items():
+                measured[family][quantity][depth].append(contestant())
+    return measured
+
+
+def draw(result: Dict[str, Any], path: Path) -> None:
+    """Four panels against depth; kinds of unit differ by their marker, and what is compared by the line's dashes."""
+    figure = new_figure(12, 8)
+    if figure is None:
+        return
+    panels = [
+        ('inference, an image in a batch of 32', 'ms', 1e3, {
+            'inference': 'as it is', 'inference_optimized': 'optimize()'}),
+        ('kept for backward, an image in a batch of 8', 'MiB', 2 ** -20, {
+            'kept_for_backward': 'as it is', 'kept_for_backward_recompute_norms': 'recompute_norms'}),
+        ('construction', 's', 1, {'construction': ''}),
+        ('loading, from safetensors to a ready model', 's', 1, {'loading': ''}),
+    ]
+    looks = {
+        'basic': [dict(color='#000000', marker='o'), dict(color='#d55e00', marker='s')],
+        'bottleneck': [dict(color='#0072b2', marker='^'), dict(color='#009e73', marker='D')],
+    }
+    dashes = [['-', '--'], ['-.', ':']]
+    for axis, (title, unit, scale, lines) in zip(figure.subplots(2, 2).flat, panels, strict=True):
+        for (family, quantities), of_family in zip(result['families'].items(), dashes, strict=True):
+            for look, dash, (quantity, label) in zip(looks[family], of_family, lines.items(), strict=False):
+                points, fit = quantities[quantity]['medians'], quantities[quantity]['line']
+                depths = np.array([0, max(points)])
+                axis.plot(
+                    depths, scale * (fit['slope'] * depths + fit['intercept']), linestyle=dash, linewidth=1.5,
+                    color=look['color'])
+                axis.plot(
+                    [], [], linestyle=dash, markerfacecolor='white', markersize=7, **look,
+                    label=f'{family}{", " if label else ""}{label}: {1000 * scale * fit["slope"]:.3g} {unit} '
+                          f'in 1000 layers, R² {fit["r2"]:.4f}')
+                axis.plot(
+                    list(points), [scale * value for value in points.values()], linestyle='', markersize=7,
+                    markerfacecolor='white', clip_on=False, zorder=3, **look)
+        axis.set(title=title, xlabel='depth, layers', ylabel=unit, xlim=(0, 1260))
+        axis.set_ylim(0, 1.45 * axis.get_ylim()[1])  # room for the legend
+        axis.grid(alpha=0.3)
+        axis.legend(loc='upper left', fontsize=8, handlelength=4.5)
+    figure.suptitle(f'CIFAR networks by depth, with least-squares lines\n{result["hardware"]}', fontsize=10)
+    save_figure(figure, path)
+
+
+@app.command(help=__doc__)
+@one_sentence_errors
+def main(
+        rounds: int = typer.Option(5, help='Measurements of each time.'),
+        threads: int = typer.Option(2, help='Threads of the CPU.'),
+        output: Path = typer.Option(ROOT / 'benchmarks', help='Folder for growth.json and growth.png.'),
+) -> None:
+    if rounds < 1 or threads < 1:
+        raise UserError('--rounds and --threads are numbers from 1 on.')
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    load_before = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as temporary:
+        measured = measure(rounds, Path(temporary))
+    families = {family: {} for family in FAMILIES}
+    for family, quantities in measured.items():
+        for quantity, by_depth in quantities.items():
+            medians = {depth: statistics.median(values) for depth, values in by_depth.items()}
+            families[family][quantity] = dict(
+                unit=QUANTITIES[quantity], line=line(medians), medians=medians, rounds=by_depth)
+    result = dict(
+        command=' '.join(['python -m train.growth', *sys.argv[1:]]),
+        hardware=hardware(torch.device('cpu')),
+        omp_wait_policy=os.environ.get('OMP_WAIT_POLICY'),
+        load_before=load_before,  # processes that ran already: they slow down what is measured
+        versions=dict(python=platform.python_version(), torch=torch.__version__, timm=timm.__version__),
+        networks=FAMILIES,
+        inference=dict(batch_size=INFERENCE_BATCH, precision='float32', memory_format='channels_last'),
+        training=dict(batch_size=TRAINING_BATCH, precision='float32', memory_format='channels_last'),
+        families=families,
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    write_atomically(output / 'growth.json', json.dumps(result, indent=1).encode())
+    draw(result, output / 'growth.png')
+    for quantity, unit in QUANTITIES.items():
+        table = Table(f'{quantity}, {unit}', 'medians by depth', 'per layer', 'at depth 0', 'R²')
+        for family in FAMILIES:
+            of_family = families[family][quantity]
+            medians = '  '.join(f'{depth}: {value:.3g}' for depth, value in of_family['medians'].items())
+            fit = of_family['line']
+            table.add_row(family, medians, f'{fit["slope"]:.3g}', f'{fit["intercept"]:.3g}', f'{fit["r2"]:.5f}')
+        Console(width=120).print(table)
+
+
+if __name__ == '__main__':
+    app()
