@@ -104,6 +104,19 @@ def test_large_maps_take_the_fused_multiply_add_too():
         assert_close(optimize(model, dtype=torch.bfloat16)(x.bfloat16()).float(), exact, 0.1)
 
 
+def test_an_empty_batch_gives_no_logits():
+    fast = optimize(create('preact_resnet20', torch.float32))
+    with torch.inference_mode():
+        assert fast(images(torch.float32, 2)[:0]).shape == (0, 10)
+
+
+def test_a_processor_without_bfloat16_runs_plain_kernels(monkeypatch):
+    monkeypatch.setattr('timm_preact.kernels.knows', lambda dtype: dtype == torch.float32)
+    model, x = create('preact_resnet164', torch.float32), images(torch.float32)
+    with torch.inference_mode():
+        assert_close(optimize(model, dtype=torch.bfloat16)(x.bfloat16()).float(), model(x), 0.1)
+
+
 @pytest.mark.parametrize('kwargs', [
     dict(act_layer='silu'), dict(norm_layer='groupnorm1'), dict(drop_path_rate=0.5), dict(drop_rate=0.5),
     dict(placement='relu_only', merge='const_scale'), dict(output_stride=8), dict(num_classes=0)])
@@ -223,6 +236,13 @@ def test_torchscript_and_fx_follow_it():
         assert_close(torch.jit.script(fast)(x), expected, 1e-12)
         assert_close(timm.models.create_feature_extractor(fast, {'stages.1': 'a'})(x)['a'],
                      model.forward_intermediates(x, indices=[2], intermediates_only=True)[0], 1e-10)
+
+
+def test_a_net_that_was_checkpointed_in_training_can_be_optimised():
+    model, x = create('preact_resnet50', checkpoint_every=2), images(size=64)
+    model.set_grad_checkpointing()
+    assert_close(optimize(model)(x), model(x), 1e-10)
+    assert model.stages[0].grad_checkpointing and not optimize(model).stages[0].grad_checkpointing
 
 
 def test_training_mode_is_refused():

@@ -2,9 +2,12 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from timm_preact.catalog import MEASURED, PAPER, SIZES, depth_of
 from timm_preact.preact_resnet import default_cfgs
 from timm_preact.weights.sources import SOURCES
+from train.benchmark import filled
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
@@ -54,6 +57,13 @@ def test_the_table_of_names_is_the_catalogs():
 def test_the_ratios_are_the_result_files():
     assert benchmark_table() in README
     assert memory_table() in README
+
+
+@pytest.mark.parametrize('path', ['README.md', 'benchmarks/README.md'])
+def test_the_tables_of_speed_and_memory_are_the_result_files(path):
+    text = (ROOT / path).read_text()
+    assert filled(text) == text
+    assert text.count('<!-- /') >= 2 and '-->\n<!-- /' not in text
 
 
 def test_ci_runs_the_readmes_test_command():

@@ -11,6 +11,7 @@ import re
 import statistics
 import sys
 import time
+import weakref
 from contextlib import nullcontext
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -21,6 +22,8 @@ import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from .catalog import MEASURED, PAPER, count_macs, depth_of
 from .errors import UserError
@@ -32,7 +35,7 @@ from .weights.keymaps import KEY_MAPS, from_ours
 from .weights.sources import SOURCES
 
 __all__ = [
-    'Peer', 'Setting', 'alternate', 'benchmark', 'draw', 'facts', 'hardware', 'installed', 'markdown',
+    'Peer', 'Setting', 'alternate', 'benchmark', 'draw', 'facts', 'fastest_peer', 'hardware', 'installed', 'markdown',
     'operations_per_second', 'peers_of', 'same_function', 'write']
 
 PACKAGES = ('timm', 'pytorchcv', 'torchvision')
@@ -184,8 +187,8 @@ def benchmark(setting: Setting, device: torch.device, against: List[str], rounds
 
     Returns:
         The setting, and for each contestant `seconds` of a call in each round, `images_per_second` (median), and
-        `memory` in bytes: on a GPU the peak of a call, on a CPU what is kept for backward (training alone); `macs` of
-        one image.
+        `memory` in bytes: on a GPU the peak of a call with weights; on a CPU the most that tensors made in a call have
+        at once, or in training what is kept for backward; `macs` of one image.
     """
     size = setting.image_size or timm.get_pretrained_cfg(setting.name).input_size[-1]
     nets = contestants(setting, device, against, compiled)
@@ -203,6 +206,10 @@ def benchmark(setting: Setting, device: torch.device, against: List[str], rounds
             memory[name] = torch.cuda.max_memory_allocated(device)
         elif setting.task == 'training':
             memory[name] = bytes_kept(nets[name], lambda name=name: loss_of(nets[name], x, setting))[0]
+        else:
+            with PeakMemory() as memory_of_call:
+                call()
+            memory[name] = memory_of_call.peak
         call()
     seconds = alternate({name: lambda call=call: seconds_of(call, device) for name, call in calls.items()}, rounds)
     return dict(
@@ -211,6 +218,26 @@ def benchmark(setting: Setting, device: torch.device, against: List[str], rounds
         contestants={name: dict(
             images_per_second=setting.batch_size / statistics.median(values), memory=memory.get(name), seconds=values)
             for name, values in seconds.items()})
+
+
+class PeakMemory(TorchDispatchMode):
+    """Counts the bytes of the tensors that are made while it is on; `peak` is the most that lived at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.living: Dict[int, int] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided:
+                storage = tensor.untyped_storage()
+                if storage.data_ptr() not in self.living:
+                    self.living[storage.data_ptr()] = storage.nbytes()
+                    weakref.finalize(storage, self.living.pop, storage.data_ptr())
+                    self.peak = max(self.peak, sum(self.living.values()))
+        return result
 
 
 def call_of(net: nn.Module, x: torch.Tensor, setting: Setting) -> Callable[[], Any]:
@@ -270,7 +297,7 @@ def operations_per_second(device: torch.device, dtype: torch.dtype, rounds: int 
     """Floating-point operations a second of a large matrix product: by torch.mm or as a 1x1 convolution, the faster."""
     n = 8192 if device.type == 'cuda' else 2048
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-    image = a.view(1, n, 1, n).permute(0, 3, 2, 1)  # channels last: the same matrix
+    image = a.view(1, n // 64, 64, n).permute(0, 3, 1, 2)  # channels last: the same matrix
     kernel = b.view(n, n, 1, 1)
     with torch.inference_mode():
         calls = {'mm': lambda: torch.mm(a, b), 'conv': lambda: F.conv2d(image, kernel)}
@@ -310,14 +337,15 @@ def markdown(result: Dict[str, Any]) -> str:
             f"{setting['image_size']}x{setting['image_size']}:", '',
             '| | images/s | ms a call | against the fastest peer | of a matrix product | memory |',
             '|---|--:|--:|--:|--:|--:|']
-        fastest = fastest_peer(run)
+        peer = fastest_peer(run)
         for name, row in run['contestants'].items():
             rate = row['images_per_second']
             operations = run['macs'] * (6 if setting['task'] == 'training' else 2)  # backward is two more products
             share = rate * operations / result['operations_per_second'][setting['dtype']]
+            against = f"{rate / run['contestants'][peer]['images_per_second']:.2f}" if peer else '-'
             lines.append(
                 f"| {name} | {rate:,.{0 if rate >= 100 else 1}f} | {1e3 * setting['batch_size'] / rate:,.1f} | "
-                f"{f'{rate / fastest:.2f}' if fastest else '-'} | {share:.2f} | {memory_of(row)} |")
+                f"{against} | {share:.2f} | {memory_of(row)} |")
         lines.append('')
     return '\n'.join(lines)
 
@@ -326,10 +354,11 @@ def memory_of(row: Dict[str, Any]) -> str:
     return '-' if row['memory'] is None else f"{row['memory'] / 2 ** 20:,.0f} MiB"
 
 
-def fastest_peer(run: Dict[str, Any]) -> Optional[float]:
-    """Images a second of the fastest contestant that is not ours."""
-    titles = {peer.title for peer in peers_of(run['setting']['name'])}
-    return max((row['images_per_second'] for name, row in run['contestants'].items() if name in titles), default=None)
+def fastest_peer(run: Dict[str, Any]) -> Optional[str]:
+    """Which contestant is the fastest of those that are not ours."""
+    rates = {peer.title: run['contestants'][peer.title]['images_per_second']
+             for peer in peers_of(run['setting']['name']) if peer.title in run['contestants']}
+    return max(rates, key=rates.get, default=None)
 
 
 def error_of(name: str) -> Optional[Tuple[float, str]]:
@@ -364,12 +393,15 @@ def draw(result: Dict[str, Any], path: Path) -> bool:
             panels.setdefault(key, []).append(run)
     if not panels:
         return False
-    figure = Figure(figsize=(6.4 * len(panels), 5), layout='constrained')
-    for axes, ((task, dtype, batch, size), runs) in zip(figure.subplots(1, len(panels), squeeze=False)[0],
-                                                       panels.items(), strict=True):
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(6.4 * columns, 4.6 * rows), layout='constrained')
+    grid = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, ((task, dtype, batch, size), runs) in zip(grid, panels.items(), strict=False):
         draw_panel(axes, runs)
-        axes.set(title=f'{task}, {dtype}, batch {batch} at {size}x{size}', xlabel='images/s', ylabel='top-1 error, %',
-                 xscale='log')
+        axes.set(title=f'{task}, {dtype}, batch {batch} at {size}x{size}', xlabel='images/s', ylabel='top-1 error, %')
+    for axes in list(grid)[len(panels):]:
+        axes.remove()
     buffer = io.BytesIO()
     figure.savefig(buffer, format='png', dpi=150, metadata={'Software': None})
     write_atomically(path, buffer.getvalue())
@@ -377,7 +409,8 @@ def draw(result: Dict[str, Any], path: Path) -> bool:
 
 
 def draw_panel(axes: Any, runs: List[Dict[str, Any]]) -> None:
-    """One line a contestant over the networks; peers of other names share a line a package."""
+    """One line a contestant over the networks; a package's networks are one."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
     lines: Dict[str, List[Tuple[float, float, Optional[int], str]]] = {}
     for run in runs:
         name = run['setting']['name']
@@ -396,7 +429,12 @@ def draw_panel(axes: Any, runs: List[Dict[str, Any]]) -> None:
         if label == next(iter(lines)):
             for rate, error, name in zip(rates, errors, names, strict=True):
                 axes.annotate(name, (rate, error), xytext=(6, 6), textcoords='offset points', fontsize=8)
-    axes.legend(fontsize=8)
+    axes.set(xscale='log')
+    axes.margins(0.12)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f'{rate:,.0f}' if rate >= 10 else f'{rate:g}'))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.legend(fontsize=8, markerscale=0.7)
     axes.grid(alpha=0.3)
 
 

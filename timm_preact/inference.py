@@ -60,6 +60,8 @@ def optimize(
     for module in model.modules():
         if isinstance(module, ScaleShift) and module.scale.dtype in HALF_PRECISION:
             module.float()
+        if getattr(module, 'grad_checkpointing', False):
+            module.grad_checkpointing = False  # there is no backward to run anything again in
     if compile:
         compile_each(module for module in model.modules() if isinstance(module, FusedUnit))
     return model

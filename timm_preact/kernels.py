@@ -5,6 +5,7 @@ written to memory; PyTorch's own compiler uses that, its modules do not. A Batch
 are such a convolution too, of one weight a channel. Elsewhere, and wherever a graph is recorded (autograd, TorchScript,
 export), the same is written with PyTorch's plain operators.
 """
+from functools import lru_cache
 from typing import NamedTuple, Optional, Tuple
 
 import torch
@@ -38,9 +39,16 @@ def fuses(x: torch.Tensor) -> bool:
     """Whether oneDNN's fused convolutions take x: on a CPU, channels last, nothing recorded."""
     return (
         not torch.jit.is_tracing() and not torch.compiler.is_compiling()  # first: a size asked there is a guard on it
-        and x.dtype in (torch.float32, torch.bfloat16) and x.device.type == 'cpu'
-        and x.is_contiguous(memory_format=torch.channels_last)
-        and not (x.requires_grad and torch.is_grad_enabled()) and torch.backends.mkldnn.is_available())
+        and x.device.type == 'cpu' and knows(x.dtype) and x.is_contiguous(memory_format=torch.channels_last)
+        and not (x.requires_grad and torch.is_grad_enabled()) and len(x) > 0)
+
+
+@lru_cache
+def knows(dtype: torch.dtype) -> bool:
+    """Whether oneDNN is there and this processor has what it needs for a type."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def pack_weight(weight: torch.Tensor, geometry: Geometry, x: torch.Tensor) -> torch.Tensor:

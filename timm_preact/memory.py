@@ -156,17 +156,17 @@ def checkpoint_units(units: nn.Sequential, x: torch.Tensor, every: int = 1) -> t
 def bytes_kept(model: nn.Module, compute: Callable[[], torch.Tensor]) -> Tuple[int, torch.Tensor]:
     """Bytes of the tensors that autograd keeps for backward while `compute` runs, and what it returns.
 
-    Counted exactly, by saved-tensor hooks: each storage once, the parameters of `model` left out.
+    Counted exactly, by saved-tensor hooks: each storage once, parameters and buffers of `model` left out.
     """
-    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    storages: Dict[int, int] = {}
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    kept: Dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            storages[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = compute()
-    return sum(storages.values()), result
+        result = compute()  # while it lives so does all that is kept: no address comes twice
+    return sum(kept.values()), result

@@ -6,9 +6,11 @@
     python -m train.benchmark creation           # needs pip install 'timm-preact[benchmark]'
     python -m train.benchmark imports
     python -m train.benchmark compilation
+    python -m train.benchmark report
 
 Each prints a table and writes train/results/benchmark_<name>.json. Networks beside other people's on one machine are
-`timm-preact benchmark`. `--timm-scripts` is a clone of
+`timm-preact benchmark`; report writes the tables of both, and of train.growth and train.quantization, into
+benchmarks/README.md and the README. `--timm-scripts` is a clone of
 huggingface/pytorch-image-models: timm's wheel holds no train.py.
 """
 import json
@@ -37,7 +39,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from timm_preact.benchmark import alternate, hardware
+from timm_preact.benchmark import alternate, fastest_peer, hardware, markdown
 from timm_preact.data import ImageSet, load_image_set
 from timm_preact.errors import UserError, check_name, one_sentence_errors
 from timm_preact.files import write_atomically
@@ -47,6 +49,8 @@ from train.run import Run, local_device, peak_memory
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / 'results'
+BENCHMARKS = ROOT / 'benchmarks'
+SHOWN = ('preact_resnet110_pcv', 'preact_resnet164_pcv', 'preact_resnet152')  # in the README
 TRAIN_IMAGES, TEST_IMAGES, BATCH = 3840, 256, 128
 WARM_UP = 8  # steps before a clock runs: compilation, cuDNN's choice, the capture
 
@@ -472,6 +476,91 @@ def compilation(rounds: int = typer.Option(3, help='Measurements of each.')) -> 
             for place, what in enumerate(('first call', 'second call', 'later calls')):
                 contestants[f'{name}, {training}, {how}: {what}'] = seconds(place, name, how, training)
     side_by_side('compilation', 's', contestants, rounds, batch_size=16)
+
+
+def speed_table(read: Callable[[str], Dict[str, Any]]) -> str:
+    """Ours against the fastest peer, of the networks that the README shows."""
+    lines = ['| | ours, images/s | fastest peer | speed | memory |', '|---|--:|--:|--:|--:|']
+    for name in ('cifar_inference', 'imagenet_inference', 'cifar_training', 'imagenet_training'):
+        for run in read(name)['runs']:
+            setting, ours = run['setting'], next(iter(run['contestants']))
+            if setting['name'] not in SHOWN:
+                continue
+            row, peer = run['contestants'][ours], fastest_peer(run)
+            theirs = run['contestants'][peer]
+            rates = row['images_per_second'], theirs['images_per_second']
+            memory = f"{row['memory'] / theirs['memory']:.2f}" if row['memory'] else '-'
+            what = f"`{setting['name']}` {setting['task']}, {setting['dtype']}, batch {setting['batch_size']}"
+            lines.append(
+                f"| {what}: `{ours}` | {rates[0]:,.1f} | {peer}: {rates[1]:,.1f} | {rates[0] / rates[1]:.2f} | "
+                f"{memory} |")
+    return '\n'.join(lines)
+
+
+def compilation_table(result: Dict[str, Any]) -> str:
+    lines = ['| | first call, s | second | later |', '|---|--:|--:|--:|']
+    medians = result['medians']
+    for name in dict.fromkeys(key.partition(':')[0] for key in medians):
+        values = ' | '.join(f"{medians[f'{name}: {what} call{s}']:.3g}" for what, s in (
+            ('first', ''), ('second', ''), ('later', 's')))
+        lines.append(f'| {name} | {values} |')
+    return '\n'.join(lines)
+
+
+def int8_table(result: Dict[str, Any]) -> str:
+    lines = ['| | float32 | bfloat16 | int8 |', '|---|--:|--:|--:|']
+    for what, values in (('error, %', result['error']), *(
+            (f'ms an image in onnxruntime, {batch}', times) for batch, times in
+            result['milliseconds_per_image'].items()), ('bytes of the file', result['bytes'])):
+        lines.append(f"| {what} | {' | '.join(format_of(values.get(t)) for t in ('float32', 'bfloat16', 'int8'))} |")
+    return '\n'.join(lines)
+
+
+def format_of(value: Any) -> str:
+    return '-' if value is None else f'{value:,}' if isinstance(value, int) else f'{value:.2f}'
+
+
+def growth_table(result: Dict[str, Any]) -> str:
+    lines = ['| | units | 1,000 layers | intercept | R^2 |', '|---|---|--:|--:|--:|']
+    for family, quantities in result['families'].items():
+        for quantity, measured in quantities.items():
+            factor, unit = {'s': (1e3, 'ms'), 'b': (2 ** -20, 'MiB')}[measured['unit'][0]]
+            fit = measured['line']
+            lines.append(
+                f"| {quantity.replace('_', ' ')}, {unit}{measured['unit'].partition(' ')[1]}"
+                f"{measured['unit'].partition(' ')[2]} | {family} | {1000 * factor * fit['slope']:.1f} | "
+                f"{factor * fit['intercept']:.1f} | {fit['r2']:.4f} |")
+    return '\n'.join(lines)
+
+
+def filled(text: str) -> str:
+    """`text` with every table between <!-- NAME --> and <!-- /NAME --> made from its result file."""
+    def read(name: str) -> Dict[str, Any]:
+        folder = RESULTS if name.startswith('benchmark_') else BENCHMARKS
+        return json.loads((folder / f'{name}.json').read_text())
+
+    def table(match: re.Match) -> str:
+        name = match[1]
+        if name not in TABLES:
+            return match[0]
+        content = speed_table(read) if name == 'speed' else TABLES[name](read(name)).strip()
+        return f'<!-- {name} -->\n{content}\n<!-- /{name} -->'
+
+    return re.sub(r'<!-- (\w+) -->\n.*?<!-- /\1 -->', table, text, flags=re.DOTALL)
+
+
+TABLES = dict(
+    speed=speed_table, benchmark_compilation=compilation_table, int8_preact_resnet20=int8_table, growth=growth_table,
+    **dict.fromkeys(('cifar_inference', 'imagenet_inference', 'cifar_training', 'imagenet_training',
+                     'preact_resnet1001_training'), markdown))
+
+
+@app.command()
+@one_sentence_errors
+def report() -> None:
+    """Write the tables of benchmarks/README.md and of the README from the result files."""
+    for path in (BENCHMARKS / 'README.md', ROOT / 'README.md'):
+        write_atomically(path, filled(path.read_text()).encode())
 
 
 if __name__ == '__main__':

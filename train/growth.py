@@ -27,13 +27,13 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
 from torch import nn
-from torch.autograd.graph import saved_tensors_hooks
 
 import timm_preact  # noqa: F401
 from timm_preact.benchmark import hardware
 from timm_preact.errors import UserError, one_sentence_errors
 from timm_preact.files import write_atomically
 from timm_preact.inference import optimize
+from timm_preact.memory import bytes_kept
 from train.figures import new_figure, save_figure
 
 ROOT = Path(__file__).parents[1]
@@ -73,28 +73,11 @@ def infer(model: nn.Module, images: torch.Tensor) -> None:
         model(images)
 
 
-def kept_for_backward(model: nn.Module, images: torch.Tensor) -> int:
-    """Bytes that autograd keeps of a forward pass, each storage once, without the model's own tensors."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
-    kept: Dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        logits = model(images)  # while it lives so does all that is kept: no address comes twice
-    del logits
-    return sum(kept.values())
-
-
 def memory_of(name: str, recompute_norms: bool) -> float:
     model = timm.create_model(name, num_classes=CLASSES, recompute_norms=recompute_norms).train()
     model.to(memory_format=torch.channels_last)
     images = torch.randn(TRAINING_BATCH, 3, 32, 32).to(memory_format=torch.channels_last)
-    return kept_for_backward(model, images) / TRAINING_BATCH
+    return bytes_kept(model, lambda: model(images))[0] / TRAINING_BATCH
 
 
 def contestants_of(name: str, folder: Path) -> Dict[str, Callable[[], float]]:
