@@ -109,7 +109,7 @@ def test_demo_runs_offline_from_an_installed_package_and_draws_a_picture(tmp_pat
 def test_help_shows_the_version_and_every_command():
     output = run('--help')
     assert __version__ in output and all(command in output for command in (
-        'list', 'predict', 'evaluate', 'demo', 'convert', 'verify', 'publish'))
+        'list', 'predict', 'evaluate', 'export', 'run', 'demo', 'convert', 'verify', 'publish', 'benchmark'))
 
 
 def test_an_unknown_name_suggests_the_nearest(npz_folder):

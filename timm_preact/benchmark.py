@@ -6,6 +6,7 @@ channels-last memory format, in which all of them are fastest on a CPU and on a 
 """
 import io
 import json
+import os
 import platform
 import re
 import statistics
@@ -40,6 +41,7 @@ __all__ = [
 
 PACKAGES = ('timm', 'pytorchcv', 'torchvision')
 TASKS = ('inference', 'training')
+AFFECTING = ('MALLOC_', 'OMP_', 'KMP_', 'LD_PRELOAD')  # variables of the environment that change how fast a CPU is
 SECONDS = 0.5  # that a measurement takes at least
 
 
@@ -320,6 +322,7 @@ def facts(device: torch.device, against: List[str]) -> Dict[str, Any]:
     packages = ['torch', 'timm', *(package for package in against if package != 'timm')]
     return dict(
         command=' '.join(['timm-preact', *sys.argv[1:]]), hardware=hardware(device),
+        environment={name: value for name, value in os.environ.items() if name.startswith(AFFECTING)},
         versions=dict(python=platform.python_version(), **{p: version(p) for p in packages}))
 
 

@@ -1,4 +1,5 @@
-"""The command line: timm-preact list | predict | evaluate | export | run | demo | convert | verify | publish."""
+"""The command line: timm-preact list | predict | evaluate | benchmark | export | run | demo | convert | verify |
+publish."""
 import json
 import sys
 import tempfile

@@ -551,8 +551,8 @@ def filled(text: str) -> str:
 
 TABLES = dict(
     speed=speed_table, benchmark_compilation=compilation_table, int8_preact_resnet20=int8_table, growth=growth_table,
-    **dict.fromkeys(('cifar_inference', 'imagenet_inference', 'cifar_training', 'imagenet_training',
-                     'preact_resnet1001_training'), markdown))
+    **dict.fromkeys(('cifar_inference', 'imagenet_inference', 'cifar_training', 'settled_training',
+                     'imagenet_training', 'preact_resnet1001_training'), markdown))
 
 
 @app.command()
