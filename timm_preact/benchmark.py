@@ -412,15 +412,17 @@ def draw(result: Dict[str, Any], path: Path) -> bool:
 
 
 def draw_panel(axes: Any, runs: List[Dict[str, Any]]) -> None:
-    """One line a contestant over the networks; a package's networks are one."""
+    """One line a contestant over the networks, a package's being one; peers of another function have other errors."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
     lines: Dict[str, List[Tuple[float, float, Optional[int], str]]] = {}
     for run in runs:
         name = run['setting']['name']
+        peers = {peer.title: peer for peer in peers_of(name)}
         for contestant, row in run['contestants'].items():
-            label = contestant.split()[0] if contestant in {p.title for p in peers_of(name)} else f'ours, {contestant}'
-            lines.setdefault(label, []).append((
-                row['images_per_second'], error_of(name)[0], row['memory'], name.removeprefix('preact_resnet')))
+            peer = peers.get(contestant)
+            if peer is None or peer.source:
+                lines.setdefault(peer.package if peer else f'ours, {contestant}', []).append((
+                    row['images_per_second'], error_of(name)[0], row['memory'], name.removeprefix('preact_resnet')))
     styles = [('#d55e00', 'o', '-'), ('#0072b2', 's', '--'), ('#009e73', '^', '-.'), ('#cc79a7', 'D', ':'),
               ('#000000', 'v', (0, (5, 1, 1, 1))), ('#e69f00', 'P', (0, (1, 1)))]
     most = max((point[2] or 0 for points in lines.values() for point in points), default=0)

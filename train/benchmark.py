@@ -456,13 +456,13 @@ def compilation(rounds: int = typer.Option(3, help='Measurements of each.')) -> 
     """Compile by unit (compile_units=True) against the whole network, and not at all: first and later steps.
 
     Training steps of preact_resnet164 and forward passes of preact_resnet1001, which is compiled by unit alone; batch
-    16, without PyTorch's caches of compiled code.
+    16, PyTorch's cache of compiled code empty before each.
     """
     def seconds(place: int, *arguments: str) -> Callable[[], float]:
         def measure() -> float:
             if (arguments, place) not in measured:  # one process gives the first step and the later ones
-                output = output_of(
-                    [sys.executable, '-c', COMPILED, *arguments], TORCHINDUCTOR_FORCE_DISABLE_CACHES='1')
+                with tempfile.TemporaryDirectory() as folder:
+                    output = output_of([sys.executable, '-c', COMPILED, *arguments], TORCHINDUCTOR_CACHE_DIR=folder)
                 values = re.search('^seconds (.*)$', output, re.MULTILINE)[1].split()
                 measured.update({(arguments, i): float(value) for i, value in enumerate(values)})
             return measured.pop((arguments, place))
