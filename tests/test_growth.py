@@ -15,7 +15,7 @@ def test_a_line_is_the_least_squares_one():
 
 
 def test_growth_is_measured_fitted_and_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr(growth, 'LEAST_SECONDS', 0.)
+    monkeypatch.setattr(growth, 'LEAST_SECONDS', 1e-3)
     monkeypatch.setattr(growth, 'FAMILIES', {
         'basic': {20: 'preact_resnet20', 56: 'preact_resnet56'},
         'bottleneck': {164: 'preact_resnet164', 272: 'preact_resnet272_pcv'}})
@@ -38,7 +38,7 @@ def test_no_rounds_measure_nothing(tmp_path):
 
 
 def test_int8_is_measured_beside_float32_and_bfloat16(npz_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(quantization, 'SECONDS', 0.)
+    monkeypatch.setattr(quantization, 'SECONDS', 1e-3)
     monkeypatch.setattr(quantization, 'RESULT', tmp_path / 'int8.json')
     quantization.main(data=str(npz_folder), rounds=1)
     result = json.loads((tmp_path / 'int8.json').read_text())

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from timm_preact.benchmark import fastest_peer
 from timm_preact.catalog import MEASURED, PAPER, SIZES, depth_of
 from timm_preact.preact_resnet import default_cfgs
 from timm_preact.weights.sources import SOURCES
@@ -64,6 +65,16 @@ def test_the_tables_of_speed_and_memory_are_the_result_files(path):
     text = (ROOT / path).read_text()
     assert filled(text) == text
     assert text.count('<!-- /') >= 2 and '-->\n<!-- /' not in text
+
+
+def test_the_price_of_recomputing_that_the_readme_quotes_is_the_result_files():
+    """Of a step where malloc keeps its pages."""
+    result = json.loads((ROOT / 'benchmarks' / 'settled_training.json').read_text())
+    price = {run['setting']['dtype']: 1 / (
+        run['contestants']['recompute_norms']['images_per_second']
+        / run['contestants'][fastest_peer(run)]['images_per_second']) for run in result['runs']}
+    assert (f"takes {price['float32']:.2f} times pytorchcv's in float32 and {price['bfloat16']:.2f} times in bfloat16"
+            in ' '.join(README.split()))
 
 
 def test_ci_runs_the_readmes_test_command():
