@@ -98,9 +98,13 @@ def write_onnx(model: nn.Module, file: Path, images: torch.Tensor, any_batch: bo
         raise UserError(f'ONNX is written in float32, not in {images.dtype}: export the model without a dtype.')
     # ONNX knows no memory format: of channels-last weights the exporter makes gathers by computed indices
     model = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
-    torch.onnx.export(
-        with_batchnorms(model), (images,), str(file), dynamo=True, external_data=False, input_names=['images'],
-        dynamic_shapes=batch_of(any_batch), verbose=False)
+    try:
+        torch.onnx.export(
+            with_batchnorms(model), (images,), str(file), dynamo=True, external_data=False, input_names=['images'],
+            dynamic_shapes=batch_of(any_batch), verbose=False)
+    except Exception as e:  # the exporter's errors and its libraries' share no class
+        raise UserError(f'the ONNX exporter of torch {torch.__version__} fails on this network ({type(e).__name__}): '
+                        f'install a newer torch (2.6 fails, 2.14 does not).') from e
     onnx.checker.check_model(str(file), full_check=True)
 
 
