@@ -94,6 +94,19 @@ def test_bfloat16_classifies_real_images_as_well(sample):
     assert (fast - exact).norm() < 1.2 * (plain - exact).norm()
 
 
+@pytest.mark.parametrize('cast', [
+    lambda model: optimize(model, dtype=torch.bfloat16), lambda model: optimize(model).bfloat16()])
+def test_what_the_stream_is_shifted_by_stays_in_float32(cast):
+    model = create('preact_resnet20', torch.float32)
+    norm, fast = model.stages[0].blocks[1].pre, cast(model)
+    pre = fast.stages[0].blocks[1].pre
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    assert fast.stem.conv.weight.dtype == torch.bfloat16 and pre.shift.dtype == torch.float32
+    torch.testing.assert_close(pre.shift, norm.bias - norm.running_mean * pre.scale, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(pre.scale, scale.detach(), rtol=2 ** -8, atol=0)
+    assert optimize(model).double().stages[0].blocks[1].pre.shift.dtype == torch.float64
+
+
 def test_large_maps_take_the_fused_multiply_add_too():
     """Where a map is large enough for oneDNN's depthwise kernel: the threshold is crossed and not, in both types."""
     model = create('preact_resnet20', torch.float32, layers=(1, 1, 1))

@@ -53,6 +53,19 @@ def test_inference_is_measured_drawn_and_written(quick, tmp_path):
         assert picture.width > 1500  # a panel each for float32 and bfloat16
 
 
+def test_three_panels_leave_no_empty_one(tmp_path):
+    setting = dict(name='preact_resnet20_pcv', task='inference', batch_size=1, image_size=32)
+    rows = {'optimize()': dict(images_per_second=1., memory=1)}
+    drawn = []
+    for dtypes in (['a', 'b', 'c'], ['a', 'b', 'c', 'd']):
+        path = tmp_path / 'table.png'
+        benchmark.draw(dict(runs=[dict(setting=dict(setting, dtype=d), contestants=rows) for d in dtypes]), path)
+        with Image.open(path) as picture:
+            assert picture.width == 1920 and picture.height == 1380
+            drawn.append(picture.convert('L').crop((1000, 700, 1900, 1360)).getextrema())
+    assert drawn[0] == (255, 255) and drawn[1][0] < 100  # the fourth quarter is white, then not
+
+
 def test_training_counts_what_is_kept_for_backward(quick, tmp_path):
     result = run('preact_resnet110_pcv', '--task', 'training', '--batch-size', 2, '--rounds', 1, '--to',
                  tmp_path / 'table')

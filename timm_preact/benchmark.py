@@ -399,11 +399,11 @@ def draw(result: Dict[str, Any], path: Path) -> bool:
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(6.4 * columns, 4.6 * rows), layout='constrained')
-    grid = figure.subplots(rows, columns, squeeze=False).flat
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, ((task, dtype, batch, size), runs) in zip(grid, panels.items(), strict=False):
         draw_panel(axes, runs)
         axes.set(title=f'{task}, {dtype}, batch {batch} at {size}x{size}', xlabel='images/s', ylabel='top-1 error, %')
-    for axes in list(grid)[len(panels):]:
+    for axes in grid[len(panels):]:
         axes.remove()
     buffer = io.BytesIO()
     figure.savefig(buffer, format='png', dpi=150, metadata={'Software': None})

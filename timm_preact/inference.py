@@ -58,8 +58,6 @@ def optimize(
     model = rewrite(copy.deepcopy(model), dtype).requires_grad_(False)
     model.to(dtype=dtype, memory_format=torch.channels_last if channels_last else torch.preserve_format)
     for module in model.modules():
-        if isinstance(module, ScaleShift) and module.scale.dtype in HALF_PRECISION:
-            module.float()
         if getattr(module, 'grad_checkpointing', False):
             module.grad_checkpointing = False  # there is no backward to run anything again in
     if compile:
@@ -119,12 +117,13 @@ class FusedConv2d(nn.Conv2d):
 class ScaleShift(nn.Module):
     """scale * x + shift for each channel, rectified if `relu`: a BatchNorm whose statistics are known.
 
-    For images of half the precision both stay in float32.
+    For images of half the precision both stay in float32, whatever the network is cast to.
     """
 
     def __init__(self, norm: _BatchNorm, dtype: Optional[torch.dtype] = None):
         super().__init__()
-        scale, shift = (t.to(norm.running_var.dtype) for t in scale_and_shift(norm, dtype))
+        precision = torch.promote_types(norm.running_var.dtype, torch.float32)
+        scale, shift = (t.to(precision) for t in scale_and_shift(norm, dtype))
         self.scale, self.shift = nn.Parameter(scale), nn.Parameter(shift)
         self.relu = False
 
@@ -133,6 +132,13 @@ class ScaleShift(nn.Module):
             return scale_shift_relu(x, self.scale, self.shift)
         x = torch.addcmul(self.shift.view(-1, 1, 1), x, self.scale.view(-1, 1, 1)).to(x.dtype)
         return x.relu() if self.relu else x
+
+    def _apply(self, fn, recurse=True):
+        def keep_precision(tensor: torch.Tensor) -> torch.Tensor:
+            cast = fn(tensor)
+            return tensor.to(cast.device, torch.float32) if cast.dtype in HALF_PRECISION else cast
+
+        return super()._apply(keep_precision, recurse)
 
 
 class MergeAfter(nn.Module):
