@@ -253,6 +253,8 @@ for tensor in results[0][:len(list(net.parameters()))]:
     other = tensor.clone()
     dist.broadcast(other, 0)
     assert torch.equal(other, tensor)
+del model  # it holds the process group, whose threads would now and then abort the interpreter's exit
+dist.destroy_process_group()
 '''
 
 
