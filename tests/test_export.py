@@ -13,7 +13,7 @@ from timm_preact.errors import UserError
 from timm_preact.evaluation import Images, eval_transform
 from timm_preact.export import export
 from timm_preact.inference import optimize
-from timm_preact.quantization import quantize, spread
+from timm_preact.quantization import quantize
 
 onnx = pytest.importorskip('onnx')
 ort = pytest.importorskip('onnxruntime')
@@ -211,12 +211,12 @@ def files(prepared, tmp_path_factory):
     folder = tmp_path_factory.mktemp('onnx')
     model, _ = network('preact_resnet20')
     export(optimize(model), folder / 'float32.onnx')
-    quantize(folder / 'float32.onnx', folder / 'int8.onnx', spread(prepared, 100))
+    quantize(folder / 'float32.onnx', folder / 'int8.onnx', prepared.spread(100)[0].numpy())
     return folder
 
 
 def test_int8_names_real_images_as_float32_does(sample, prepared, files):
-    x = spread(prepared, len(prepared))
+    x = prepared.spread(len(prepared))[0].numpy()
     top1 = {}
     for kind in ('float32', 'int8'):
         logits = session(files / f'{kind}.onnx').run(None, {'images': x})[0]
@@ -257,7 +257,7 @@ def test_what_cannot_be_quantised_is_refused(content, images, sentence, files, t
 
 
 def test_the_command_writes_each_format_and_int8(npz_folder, prepared, tmp_path):
-    x = spread(prepared, 10)
+    x = prepared.spread(10)[0].numpy()
     with torch.no_grad():
         expected = network('preact_resnet20')[0](torch.from_numpy(x))
     for arguments in (['plain.onnx', '--plain'], ['int8.onnx', '--int8', '--data', npz_folder]):

@@ -1,12 +1,12 @@
-"""The command line: timm-preact list | predict | evaluate | benchmark | export | run | demo | convert | verify |
-publish."""
+"""The command line: timm-preact list | predict | evaluate | benchmark | propagate | export | run | demo | convert |
+verify | publish."""
 import json
 import sys
 import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import timm
 import typer
@@ -35,10 +35,10 @@ def progress(total: int, description: str) -> Iterator[Callable[[int], None]]:
         yield lambda done: bar.advance(task, done)
 
 
-def print_table(table: Any) -> None:
-    """Print a rich table, as wide as it likes where no terminal limits it."""
+def print_table(table: Any, width: int = 120) -> None:
+    """Print a rich table, up to `width` characters wide where no terminal limits it."""
     from rich.console import Console
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    Console(width=None if sys.stdout.isatty() else width).print(table)
 
 
 def print_scores(title: str, scores: Any) -> None:
@@ -217,12 +217,12 @@ def export(
         write(net, to, format, input_size, batch_size)
     else:
         from .evaluation import eval_transform, open_images
-        from .quantization import quantize, spread
+        from .quantization import quantize
         images = open_images(data, split, eval_transform(net, img_size))
         with tempfile.TemporaryDirectory() as folder:
             float32 = Path(folder) / 'float32.onnx'
             write(net, float32, format, input_size)
-            quantize(float32, to, spread(images, calibration_images))
+            quantize(float32, to, images.spread(calibration_images)[0].numpy())
     print(f'{to} holds {model} as {format}{" in int8" if int8 else ""}, {to.stat().st_size / 2 ** 20:.2f} MiB')
 
 
@@ -395,6 +395,131 @@ def run_benchmark(
     print(f"{result['hardware']}; {', '.join(f'{k} {v}' for k, v in result['versions'].items())}")
     if to:
         print(f'wrote {", ".join(map(str, benchmark.write(result, to)))}')
+
+
+@app.command()
+@one_sentence_errors
+def propagate(
+        models: List[str] = typer.Argument(help="Names of ours, of timm's resnet and resnetv2, or of your own."),
+        check: bool = typer.Option(
+            False, '--check', help='Say whether signal and gradient stay in a safe range; exit code 1 if not.'),
+        data: Optional[str] = typer.Option(
+            None, help='Labelled images, as evaluate reads them; CIFAR-10 images of the package if not given.'),
+        split: str = typer.Option('test', help='Split of the data set.'),
+        batch_size: int = typer.Option(32, min=1, help='How many images, evenly spread over the split.'),
+        weights: Optional[str] = typer.Option(None, help='Weights of your own: a file, or a folder of train.cifar.'),
+        pretrained: bool = typer.Option(False, '--pretrained', help='Fetch published weights too, where there are.'),
+        model_kwargs: Optional[List[str]] = typer.Option(
+            None, help='An argument of the networks, e.g. shortcut=C; may be repeated.'),
+        device_modules: Optional[List[str]] = typer.Option(
+            None, help='A module to import first, which registers names of your own; as in train.py.'),
+        evaluation: bool = typer.Option(False, '--eval', help='Run as in evaluation, by running statistics.'),
+        seed: int = typer.Option(0, help='Of the initial weights and of dropout.'),
+        device: str = typer.Option('cpu', help='cpu or cuda.'),
+        units: bool = typer.Option(False, '--units', help='Print every unit.'),
+        to: Optional[Path] = typer.Option(None, help='Folder to write: a .csv and a .json a network, propagation.png.'),
+) -> None:
+    """See how signal and gradient travel: at initialisation, and with weights where the package or you have them.
+
+    Examples: `timm-preact propagate preact_resnet110 preact_resnet110_orig preact_resnet110_orig_const_scale --to out`
+
+    `timm-preact propagate --check my_resnet --device-modules my_models`
+    """
+    from . import propagation
+    from .data import load_sample
+    from .errors import check_device
+    from .evaluation import Images, eval_transform, load_states, open_images
+    from .propagation_figure import draw
+    where, kwargs = check_device(device), parse_model_kwargs(model_kwargs or [])
+    if weights and len(models) > 1:
+        raise UserError('--weights are those of one network: name one.')
+    import_modules(device_modules or [])
+    results: Dict[str, List[propagation.Propagation]] = {}
+    verdicts = []
+    with progress(len(models), 'propagate') as advance:
+        for name in models:
+            for held, net in load_states(name, weights, pretrained, kwargs, seed):
+                transform = eval_transform(net)
+                images = Images(load_sample(), transform) if data is None else open_images(data, split, transform)
+                x, y = (tensor.to(where) for tensor in images.spread(batch_size))
+                found = propagation.measure(net.to(where), x, y, not evaluation, seed, held)
+                results.setdefault(name, []).append(found)
+                verdicts.append(propagation.check(net, found))
+            advance(1)
+    if check:
+        for verdict in verdicts:
+            print(verdict.sentence)
+    else:
+        print_propagation(results, verdicts, units)
+    if to:
+        to.mkdir(parents=True, exist_ok=True)
+        written = []
+        for found in (found for states in results.values() for found in states):
+            written += [to / f'{found.model}.{found.weights}.{kind}' for kind in ('csv', 'json')]
+            found.to_csv(written[-2])
+            found.to_json(written[-1])
+        if draw(results, to / 'propagation.png'):
+            written.append(to / 'propagation.png')
+        print(f'wrote {", ".join(path.name for path in written)} in {to}')
+    if check and not all(verdict.safe for verdict in verdicts):
+        raise SystemExit(1)
+
+
+def import_modules(names: List[str]) -> None:
+    """Import modules by name, as `python -m` finds them: those of the current folder too."""
+    import importlib
+    sys.path.insert(0, '')
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as e:
+            raise UserError(f'--device-modules {name} cannot be imported ({e}): name a module that is installed, or '
+                            f'lies in this folder.') from e
+    sys.path.remove('')
+
+
+def print_propagation(results: Dict[str, List[Any]], verdicts: List[Any], units: bool) -> None:
+    """A row a network and what it held, or with `units` a table each and a row a unit."""
+    from rich import box
+    from rich.table import Table
+
+    def new_table(names: List[str], numbers: List[str], **texts: Any) -> Table:
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, **texts)
+        for heading in (*names, *numbers):
+            least = max(7, *(len(word) for word in heading.split()))
+            options = dict(no_wrap=True) if heading in names else dict(justify='right', min_width=least)
+            table.add_column(heading, **options)
+        return table
+
+    found = [result for states in results.values() for result in states]
+    if units:
+        columns = found[0].columns()
+        for result in found:
+            table = new_table(['unit'], [column.replace('_', '\n') for column in columns],
+                              title=f'{result.model} ({result.weights})', title_justify='left')
+            for row, unit in enumerate(result.units):
+                table.add_row(unit, *(_figure(getattr(result, column)[row]) for column in columns))
+            print_table(table, 150)
+        return
+    table = new_table(
+        ['network', 'weights', 'safe'],
+        ['signal', 'at end', 'grad', 'at end', 'direct', 'factors', 'cosine', 'dead'],
+        caption_justify='left', caption=(
+            "signal, grad: variance of the stream and norm of the gradient at the first unit's input and behind the "
+            'last; direct: the gradient there that came through shortcuts alone; factors: the product of what '
+            'multiplies them; cosine: the lowest with the last gradient of the same shape; dead: share of ReLU channels'
+        ))
+    for result, verdict in zip(found, verdicts, strict=True):
+        table.add_row(result.model, result.weights, 'yes' if verdict.safe else 'NO', *(
+            _figure(value) for value in (
+                result.stream_var[0], result.stream_var[-1], result.gradient[0], result.gradient[-1],
+                result.gradient_shortcuts[0], result.scaling_product[0], result.gradient_cosine.min(),
+                result.dead_relus[:-1].mean())))
+    print_table(table, 150)
+
+
+def _figure(value: float) -> str:
+    return '-' if value != value else f'{value:.2g}'
 
 
 def run() -> None:

@@ -1,6 +1,6 @@
 """Models as users name them, run on images as timm prepares them: the engine of evaluate, predict and demo."""
 from pathlib import Path
-from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import timm
 import torch
@@ -15,7 +15,8 @@ from .errors import UserError, check_name
 from .preact_resnet import MODEL_ARGS
 from .weights import WeightsError, read_weights
 
-__all__ = ['Images', 'Scores', 'class_names', 'evaluate', 'load_model', 'open_image', 'open_images', 'predict']
+__all__ = [
+    'Images', 'Scores', 'class_names', 'evaluate', 'load_model', 'load_states', 'open_image', 'open_images', 'predict']
 
 EXTENSIONS = tuple(Image.registered_extensions())
 
@@ -38,6 +39,21 @@ class Images(Dataset):
             path, label = self.source.samples[index]
             image = open_image(path)
         return self.transform(image), label
+
+    def spread(self, count: int) -> Tuple[torch.Tensor, torch.Tensor]:
+        """`count` images, or all where there are fewer, evenly spread over images that may be sorted by class.
+
+        Returns:
+            Images (count, C, H, W) and labels (count,).
+
+        Raises:
+            UserError: The count is not positive.
+        """
+        if count < 1:
+            raise UserError(f'{count} images show nothing: choose 1 or more.')
+        count = min(count, len(self))
+        images, labels = zip(*(self[i * len(self) // count] for i in range(count)), strict=True)
+        return torch.stack(images), torch.tensor(labels)
 
 
 class Scores(NamedTuple):
@@ -151,6 +167,45 @@ def load_model(
     if config.get('pretrained_cfg'):
         model.pretrained_cfg.update(config['pretrained_cfg'])
     return model.to(device).eval()
+
+
+def load_states(
+        name: str,
+        weights: Optional[str] = None,
+        fetch: bool = False,
+        model_kwargs: Optional[Dict[str, Any]] = None,
+        seed: int = 0,
+) -> Iterator[Tuple[str, nn.Module]]:
+    """What a network holds, and the network: its initial weights, then trained ones where there are any.
+
+    Args:
+        name: Any registered name, with or without tag.
+        weights: A file or folder of weights; None for those of the name.
+        fetch: Load the name's weights wherever they are; else only those in the package, into the network of the name.
+        model_kwargs: Further arguments of the network.
+        seed: Of the initial weights.
+
+    Raises:
+        UserError: The name is unknown, or cannot be made so.
+        WeightsError: The weights are damaged, or do not fit the name.
+    """
+    check_name(name)
+    kwargs = {**(read_weights(Path(weights))[1].get('model_args', {}) if weights else {}), **(model_kwargs or {})}
+    torch.manual_seed(seed)
+    try:
+        yield 'initialisation', timm.create_model(name, **kwargs)
+    except (TypeError, ValueError) as e:
+        raise UserError(f'{name} cannot be made with {model_kwargs}: {e}') from e
+    if weights:
+        yield Path(weights).name, load_model(name, weights)
+        return
+    cfg = timm.models.get_pretrained_cfg(name)
+    if cfg.has_weights and (fetch or cfg.file and not model_kwargs):
+        try:
+            yield cfg.tag or 'pretrained', timm.create_model(name, pretrained=True, **kwargs)
+        except RuntimeError as e:
+            problem = ' '.join(str(e).split())[:200]
+            raise WeightsError(f'the weights of {name} do not fit {model_kwargs}: {problem}') from e
 
 
 def eval_transform(

@@ -1,14 +1,14 @@
 """ONNX files in 8-bit integers, by what goes through the network on images of one's own; nothing is trained."""
 import tempfile
 from pathlib import Path
-from typing import Any, Sequence, Tuple, Union
+from typing import Any, Union
 
 import numpy as np
 
 from .errors import UserError
 from .files import write_atomically
 
-__all__ = ['quantize', 'spread']
+__all__ = ['quantize']
 
 CALIBRATION_BATCH = 50
 
@@ -71,18 +71,6 @@ def quantize(onnx_path: Union[str, Path], path: Union[str, Path], images: Any) -
             prepared, quantized, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
         write_atomically(path, quantized.read_bytes())
-
-
-def spread(images: Sequence[Tuple[Any, int]], count: int) -> np.ndarray:
-    """`count` images, evenly spread over labelled ones that may be sorted by class: (count, C, H, W).
-
-    Raises:
-        UserError: The count is not positive.
-    """
-    if count < 1:
-        raise UserError(f'{count} images show no range of values: choose 1 or more.')
-    count = min(count, len(images))
-    return np.stack([np.asarray(images[i * len(images) // count][0]) for i in range(count)])
 
 
 def norms_to_convolutions(graph: Any) -> None:

@@ -11,7 +11,7 @@ dictionary. Everything that selects a variant is plain data, so that YAML and co
 """
 import math
 from collections import OrderedDict
-from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,9 @@ __all__ = [
     'MERGES', 'PLACEMENTS', 'Placement', 'ResidualUnit', 'ZeroPadShortcut', 'create_norm_act', 'create_shortcut',
     'replicate',
 ]
+
+
+Factor = Union[float, torch.Tensor]
 
 
 class Placement(NamedTuple):
@@ -62,31 +65,41 @@ PLACEMENTS: Dict[str, Placement] = {
 }
 
 
-class Add(nn.Module):
+class Merge(nn.Module):
+    """What becomes of h(x) and F(x): each is multiplied by its factor, and they are added up."""
+
+    def __init__(self, scales: Tuple[float, float] = (1., 1.)):
+        super().__init__()
+        self.scales = scales  # the factors of freshly initialised weights, as far as they are known before any image
+
+    def factors(self, shortcut: torch.Tensor) -> Tuple[Factor, Factor]:
+        """What multiplies h(x), given here, and F(x): numbers, or tensors of their shape."""
+        return self.scales
+
+
+class Add(Merge):
     """h(x) + F(x), Eq. 1."""
 
     def __init__(self, channels: int, device=None, dtype=None):
         super().__init__()
-        self.scales = (1., 1.)
 
     def forward(self, shortcut: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         return shortcut + residual
 
 
-class ConstantScaling(nn.Module):
+class ConstantScaling(Merge):
     """Fig. 2(b): both paths scaled by constants."""
 
     def __init__(self, channels: int, shortcut: float = 0.5, residual: float = 0.5, device=None, dtype=None):
-        super().__init__()
+        super().__init__((shortcut, residual))
         self.shortcut = shortcut
         self.residual = residual
-        self.scales = (shortcut, residual)
 
     def forward(self, shortcut: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         return shortcut * self.shortcut + residual * self.residual
 
 
-class ShortcutGate(nn.Module):
+class ShortcutGate(Merge):
     """Fig. 2(d), shortcut-only gating: (1 - g) h(x) + F(x), g = sigmoid(W h(x) + b), a 1x1 convolution.
 
     The gate reads h(x), not x, so that it also fits where a unit changes shape (the paper does not say what its gates
@@ -94,13 +107,16 @@ class ShortcutGate(nn.Module):
     """
 
     def __init__(self, channels: int, bias: float = -6., device=None, dtype=None):
-        super().__init__()
+        super().__init__(self.weigh(1 / (1 + math.exp(-bias))))
         self.bias = bias
         self.gate = nn.Conv2d(channels, channels, 1, device=device, dtype=dtype)
-        self.scales = self.weigh(1 / (1 + math.exp(-bias)))
 
-    def weigh(self, g: float) -> Tuple[float, float]:
+    @staticmethod
+    def weigh(g: Factor) -> Tuple[Factor, Factor]:
         return 1 - g, 1.
+
+    def factors(self, shortcut: torch.Tensor) -> Tuple[Factor, Factor]:
+        return self.weigh(self.gate(shortcut).sigmoid())
 
     def forward(self, shortcut: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         g = self.gate(shortcut).sigmoid()
@@ -110,7 +126,8 @@ class ShortcutGate(nn.Module):
 class ExclusiveGate(ShortcutGate):
     """Fig. 2(c), exclusive gating as in Highway networks: (1 - g) h(x) + g F(x)."""
 
-    def weigh(self, g: float) -> Tuple[float, float]:
+    @staticmethod
+    def weigh(g: Factor) -> Tuple[Factor, Factor]:
         return 1 - g, g
 
     def forward(self, shortcut: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
@@ -118,13 +135,15 @@ class ExclusiveGate(ShortcutGate):
         return (1 - g) * shortcut + g * residual
 
 
-class DropoutShortcut(nn.Module):
+class DropoutShortcut(Merge):
     """Fig. 2(f): dropout on the output of the shortcut."""
 
     def __init__(self, channels: int, p: float = 0.5, device=None, dtype=None):
         super().__init__()
-        self.scales = (1., 1.)
         self.dropout = nn.Dropout(p)
+
+    def factors(self, shortcut: torch.Tensor) -> Tuple[Factor, Factor]:
+        return self.dropout(torch.ones_like(shortcut)), 1.
 
     def forward(self, shortcut: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         return self.dropout(shortcut) + residual

@@ -26,7 +26,7 @@ from timm_preact.evaluation import eval_transform, load_model, open_images
 from timm_preact.export import export
 from timm_preact.files import write_atomically
 from timm_preact.inference import optimize
-from timm_preact.quantization import quantize, spread
+from timm_preact.quantization import quantize
 
 MODEL = 'preact_resnet20.cifar10'
 RESULT = Path(__file__).parents[1] / 'benchmarks' / 'int8_preact_resnet20.json'
@@ -81,7 +81,7 @@ def main(
     with tempfile.TemporaryDirectory() as temporary:
         files = {kind: Path(temporary) / f'{kind}.onnx' for kind in ('float32', 'int8')}
         export(optimize(model), files['float32'])
-        quantize(files['float32'], files['int8'], spread(train, CALIBRATION))
+        quantize(files['float32'], files['int8'], train.spread(CALIBRATION)[0].numpy())
         sessions = {kind: session(file) for kind, file in files.items()}
         sizes = {kind: file.stat().st_size for kind, file in files.items()}
     errors = {kind: error(lambda batch, s=s: s.run(None, {'images': batch})[0], images, labels)
