@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -14,6 +15,7 @@ from timm_preact.catalog import MEASURED
 from timm_preact.cli import app
 from timm_preact.evaluation import eval_transform
 from timm_preact.preact_resnet import MODEL_ARGS
+from timm_preact.propagation import Propagation
 
 
 def run(*arguments):
@@ -109,7 +111,8 @@ def test_demo_runs_offline_from_an_installed_package_and_draws_a_picture(tmp_pat
 def test_help_shows_the_version_and_every_command():
     output = run('--help')
     assert __version__ in output and all(command in output for command in (
-        'list', 'predict', 'evaluate', 'export', 'run', 'demo', 'convert', 'verify', 'publish', 'benchmark'))
+        'list', 'predict', 'evaluate', 'export', 'run', 'demo', 'convert', 'verify', 'publish', 'benchmark',
+        'propagate'))
 
 
 def test_an_unknown_name_suggests_the_nearest(npz_folder):
@@ -165,3 +168,76 @@ def test_a_picture_that_cannot_be_written_is_refused_and_leaves_nothing(tmp_path
 def test_weights_that_do_not_exist_are_refused(npz_folder):
     output = refusal('evaluate', '--model', 'preact_resnet20', '--data', npz_folder, '--weights', '/no/such/file')
     assert '/no/such/file does not exist' in output
+
+
+def check_of(*arguments):
+    """Exit code and sentences of propagate --check."""
+    result = CliRunner().invoke(app, ['propagate', '--check', *map(str, arguments)], catch_exceptions=False)
+    return result.exit_code, result.stdout.splitlines()
+
+
+def test_propagate_measures_initial_and_shipped_weights_and_writes_what_it_found(tmp_path):
+    names = 'preact_resnet20', 'preact_resnet110_orig_const_scale'
+    output = run('propagate', *names, '--batch-size', 4, '--to', tmp_path / 'out')
+    rows = [line.split()[:3] for line in output.splitlines() if line.strip().startswith('preact_resnet')]
+    assert rows == [[names[0], 'initialisation', 'yes'], [names[0], 'cifar10', 'yes'],
+                    [names[1], 'initialisation', 'NO']]
+    stems = {f'{names[0]}.initialisation', f'{names[0]}.cifar10', f'{names[1]}.initialisation'}
+    assert {path.name for path in (tmp_path / 'out').iterdir()} == {
+        'propagation.png', *(f'{stem}.{kind}' for stem in stems for kind in ('csv', 'json'))}
+    found = Propagation.from_json(tmp_path / 'out' / f'{names[1]}.initialisation.json')
+    assert len(found.units) == 55 and found.images == 4 and found.scaling_product[0] == 0.5 ** 54
+
+
+def test_propagate_prints_every_unit():
+    output = run('propagate', 'preact_resnet20', '--units', '--batch-size', 2, '--model-kwargs', 'layers=[1, 2, 1]')
+    units = [line.split()[0] for line in output.splitlines() if 'blocks' in line or ' end ' in line]
+    assert units == ['stages.0.blocks.0', 'stages.1.blocks.0', 'stages.1.blocks.1', 'stages.2.blocks.0', 'end']
+
+
+def test_propagate_check_says_it_in_a_sentence_and_by_its_exit_code():
+    code, lines = check_of('preact_resnet20', 'resnet18')
+    assert code == 0 and len(lines) == 3 and all('stays between' in line for line in lines)
+    code, lines = check_of('preact_resnet20', 'preact_resnet110_orig_conv_shortcut')
+    assert code == 1 and len(lines) == 3
+    assert '1x1 convolution stands on the shortcut, where the paper would leave an identity' in lines[2]
+
+
+def test_propagate_takes_names_and_weights_of_ones_own(npz_folder, tmp_path, monkeypatch):
+    (tmp_path / 'my_networks.py').write_text('''
+import timm, timm_preact
+from timm.models import register_model
+
+@register_model
+def my_plain_resnet(pretrained=False, **kwargs):
+    return timm.create_model('preact_resnet110', merge='const_scale', merge_kwargs=dict(shortcut=0.25, residual=1.))
+''')
+    monkeypatch.chdir(tmp_path)
+    code, lines = check_of('my_plain_resnet', '--device-modules', 'my_networks', '--data', npz_folder)
+    assert code == 1 and 'the shortcut is multiplied by 0.25' in lines[0]
+    assert 'cannot be imported' in refusal('propagate', 'resnet18', '--device-modules', 'no_such_module')
+    model = timm.create_model('preact_resnet20', pretrained=True)
+    torch.save(model.state_dict(), tmp_path / 'w.pth')
+    code, lines = check_of('preact_resnet56', '--weights', tmp_path / 'w.pth', '--model-kwargs', 'layers=[3, 3, 3]')
+    assert code == 0 and lines[1].startswith('preact_resnet56 (w.pth): over 9 units')
+    assert 'does not fit preact_resnet56' in refusal('propagate', 'preact_resnet56', '--weights', tmp_path / 'w.pth')
+
+
+def test_propagate_refuses_what_it_cannot_measure(sample, npz_folder, tmp_path):
+    (tmp_path / 'empty').mkdir()
+    assert 'holds no parquet' in refusal('propagate', 'preact_resnet20', '--data', tmp_path / 'empty')
+    np.savez(tmp_path / 'grey.npz', images=np.full((8, 32, 32, 3), 128, np.uint8), labels=np.arange(8) % 2,
+             classes=['a', 'b'])
+    assert 'every image is constant' in refusal('propagate', 'preact_resnet20', '--data', tmp_path / 'grey.npz')
+    assert 'VGG has no residual units' in refusal('propagate', 'vgg11', '--check')
+    state = timm.create_model('preact_resnet20', pretrained=True).state_dict()
+    state['stages.1.blocks.0.pre.weight'][0] = float('nan')
+    torch.save(state, tmp_path / 'nan.pth')
+    weights = ('--weights', tmp_path / 'nan.pth')
+    assert 'stages.1.blocks.0.pre.weight holds NaN' in refusal('propagate', 'preact_resnet20', *weights)
+    assert 'name one' in refusal('propagate', 'preact_resnet20', 'preact_resnet56', *weights)
+    assert 'did you mean preact_resnet20' in refusal('propagate', 'preact_resnt20')
+    assert 'unexpected keyword' in refusal('propagate', 'preact_resnet20', '--model-kwargs', 'deep=3')
+    assert 'do not fit' in refusal(
+        'propagate', 'preact_resnet20', '--pretrained', '--model-kwargs', 'layers=[1, 1, 1]')
+    assert not list(tmp_path.glob('*.json'))

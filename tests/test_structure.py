@@ -17,7 +17,7 @@ LAYERS = [
     {'weights', 'weights.*'},
     {'preact_resnet'},
     {'__init__', 'catalog', 'evaluation', 'inference', 'picture', 'propagation', 'quantization', 'scripts'},
-    {'benchmark', 'card', 'export'},
+    {'benchmark', 'card', 'export', 'propagation_figure'},
     {'hub'},
     {'cli'},
     {'__main__'},

@@ -222,6 +222,17 @@ def test_shortcut_dropout_drops_and_rescales_the_shortcut_alone(p):
     assert merged.eq(1.).float().mean().item() == pytest.approx(p, abs=0.03)
 
 
+@pytest.mark.parametrize('merge', MERGES)
+def test_a_merge_adds_up_what_it_multiplies_by_its_factors(merge):
+    h, f = images(), images().flip(0)
+    module = MERGES[merge](8, dtype=torch.float64).train()
+    torch.manual_seed(0)
+    expected = module(h, f)
+    torch.manual_seed(0)
+    on_shortcut, on_residual = module.factors(h)
+    torch.testing.assert_close(on_shortcut * h + on_residual * f, expected)
+
+
 @pytest.mark.parametrize('merge', ['excl_gate', 'shortcut_gate'])
 @pytest.mark.parametrize('bias', [None, 0., -7.])
 def test_gates_start_at_the_given_bias(merge, bias):

@@ -499,7 +499,7 @@ def print_propagation(results: Dict[str, List[Any]], verdicts: List[Any], units:
                               title=f'{result.model} ({result.weights})', title_justify='left')
             for row, unit in enumerate(result.units):
                 table.add_row(unit, *(_figure(getattr(result, column)[row]) for column in columns))
-            print_table(table, 150)
+            print_table(table, 170)
         return
     table = new_table(
         ['network', 'weights', 'safe'],

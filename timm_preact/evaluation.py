@@ -131,6 +131,7 @@ def load_model(
         weights: Optional[str] = None,
         device: str = 'cpu',
         num_classes: Optional[int] = None,
+        model_kwargs: Optional[Dict[str, Any]] = None,
 ) -> nn.Module:
     """A model in eval mode with its published weights, or with a file or folder of weights that somebody trained.
 
@@ -139,6 +140,7 @@ def load_model(
         weights: A file or folder, None for the published weights.
         device: 'cpu' or 'cuda'.
         num_classes: Of `weights`, where they are not the name's; a folder's config.json says it by itself.
+        model_kwargs: Further arguments of the network of `weights`, in place of those that config.json says.
 
     Raises:
         UserError: The name is unknown or has no weights.
@@ -155,7 +157,7 @@ def load_model(
         raise WeightsError(f'{weights} holds {architecture}, not {name}: pass --model {architecture}.')
     num_classes = num_classes or config.get('num_classes')
     kwargs = {} if num_classes is None else dict(num_classes=num_classes)
-    model = timm.create_model(name, **{**config.get('model_args', {}), **kwargs})
+    model = timm.create_model(name, **{**config.get('model_args', {}), **kwargs, **(model_kwargs or {})})
     classes = state_dict['head.fc.weight'].shape[0] if 'head.fc.weight' in state_dict else model.num_classes
     if classes != model.num_classes:
         raise WeightsError(f'{weights} has {classes} classes, {name} has {model.num_classes}: name the model with the '
@@ -197,10 +199,10 @@ def load_states(
     except (TypeError, ValueError) as e:
         raise UserError(f'{name} cannot be made with {model_kwargs}: {e}') from e
     if weights:
-        yield Path(weights).name, load_model(name, weights)
+        yield Path(weights).name, load_model(name, weights, model_kwargs=model_kwargs)
         return
     cfg = timm.models.get_pretrained_cfg(name)
-    if cfg.has_weights and (fetch or cfg.file and not model_kwargs):
+    if cfg and cfg.has_weights and (fetch or cfg.file and not model_kwargs):
         try:
             yield cfg.tag or 'pretrained', timm.create_model(name, pretrained=True, **kwargs)
         except RuntimeError as e:

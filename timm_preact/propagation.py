@@ -17,7 +17,7 @@ import io
 import json
 import math
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
@@ -57,10 +57,16 @@ class Paths(NamedTuple):
     post: Callable[[torch.Tensor], torch.Tensor]
 
 
-def seed_generator(seed: int, device: torch.device) -> None:
-    """torch.manual_seed for one device: on a machine without a GPU that leaves a note for the GPU at each call."""
-    generator = torch.cuda.default_generators[device.index or 0] if device.type == 'cuda' else torch.default_generator
-    generator.manual_seed(seed)
+@contextmanager
+def graph_of(seed: int, device: torch.device) -> Iterator[None]:
+    """Autograd records inside, and chance is that of `seed`; outside nothing of it is left."""
+    cuda = [device] if device.type == 'cuda' else []
+    with torch.random.fork_rng(cuda), torch.enable_grad():
+        # not torch.manual_seed, which on a machine without a GPU leaves a note for one at each call
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            torch.cuda.manual_seed(seed)
+        yield
 
 
 def times(factor: Factor, x: torch.Tensor) -> torch.Tensor:
@@ -123,6 +129,7 @@ class Step(NamedTuple):
         branch: What it gets from the branch.
         factor: What the merge multiplies h(x) by: a number, or a tensor of the shape of h(x).
         dead: Share of the unit's ReLU channels that are zero at all positions of all images; NaN without ReLU.
+        loss: E, at `END` alone.
     """
     name: str
     stream: torch.Tensor
@@ -132,6 +139,7 @@ class Step(NamedTuple):
     branch: Optional[torch.Tensor] = None
     factor: Optional[Factor] = None
     dead: float = math.nan
+    loss: Optional[float] = None
 
 
 class Visit(NamedTuple):
@@ -165,7 +173,8 @@ def walk(
 ) -> Iterator[Step]:
     """Go back through a network with its gradient, from `END` to the first unit; the network is left as it was.
 
-    Forward keeps the inputs of units alone, each unit runs again on the way back.
+    Forward keeps the inputs of units alone, each unit runs again on the way back. Close the iterator, or go through it,
+    to have the network's mode and running statistics back.
 
     Args:
         model: A chain of units: ours, or timm's of resnet and resnetv2, with anything before, between and after.
@@ -185,32 +194,32 @@ def walk(
     visits: List[Visit] = []
 
     def visit(name: str, unit: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            seed_generator(seed + 1 + len(visits), x.device)
+        unit_seed = seed + 1 + len(visits)
+        with graph_of(unit_seed, x.device), torch.no_grad():
             paths = PATHS[type(unit)](unit, x)
             out = paths.post(times(paths.factor, paths.shortcut) + paths.branch)
-        visits.append(Visit(name, unit, seed + 1 + len(visits), x, out.requires_grad_()))
+        visits.append(Visit(name, unit, unit_seed, x, out.requires_grad_()))
         return out
 
-    devices = [images.device] if images.device.type == 'cuda' else []
-    with as_it_was(model, training), torch.random.fork_rng(devices), torch.enable_grad():
-        seed_generator(seed, images.device)
-        with in_place_of(units, visit):
-            logits = model(images)
-        check_labels(logits, labels)
-        (gradient,) = carry(F.cross_entropy(logits, labels), visits, [None])
+    with as_it_was(model, training):
+        with graph_of(seed, images.device):
+            with in_place_of(units, visit):
+                logits = model(images)
+            check_labels(logits, labels)
+            loss = F.cross_entropy(logits, labels)
+        (gradient,) = carry(loss, visits, [None])
         direct = gradient
-        yield Step(END, visits[-1].out.detach(), gradient, direct)
+        yield Step(END, visits[-1].out.detach(), gradient, direct, loss=loss.item())
         while visits:
             name, unit, unit_seed, x, _ = visits.pop()
-            seed_generator(unit_seed, x.device)
             leaf = x.detach().requires_grad_()
-            with dead_channels() as dead:
-                paths = PATHS[type(unit)](unit, leaf)
-                shortcut = times(paths.factor, paths.shortcut)
-                out = paths.post(shortcut + paths.branch)
-            factor = paths.factor.detach() if isinstance(paths.factor, torch.Tensor) else paths.factor
-            alone = paths.post(times(factor, paths.shortcut) + paths.branch.detach())
+            with graph_of(unit_seed, x.device):
+                with dead_channels() as dead:
+                    paths = PATHS[type(unit)](unit, leaf)
+                    shortcut = times(paths.factor, paths.shortcut)
+                    out = paths.post(shortcut + paths.branch)
+                factor = paths.factor.detach() if isinstance(paths.factor, torch.Tensor) else paths.factor
+                alone = paths.post(times(factor, paths.shortcut) + paths.branch.detach())
             (gradient,) = torch.autograd.grad(out, leaf, gradient, retain_graph=True)
             (direct,) = torch.autograd.grad(alone, leaf, direct)
             yield Step(name, leaf.detach(), gradient, direct, shortcut.detach(), paths.branch.detach(), factor,
@@ -338,12 +347,15 @@ class Propagation:
         gradient: Norm of dE/dx.
         gradient_shortcuts: Norm of its part that came through the shortcuts alone (the first term of Eq. 5 and 8).
         gradient_branches: Norm of the rest (the second term).
-        gradient_cosine: Cosine of dE/dx with the last row's of the same shape (C, H, W): 1 there.
+        gradient_cosine: Cosine of dE/dx with the one in the last row of the same shape (C, H, W): 1 there.
+        eq4_deviation: Of that row's x from this x plus the branches between, over its norm: 0 where Eq. 4 holds.
+        eq5_deviation: Of the first term of dE/dx from that row's, over its norm: 0 where Eq. 5 holds.
     """
     model: str
     weights: str
     images: int
     training: bool
+    loss: float
     units: Tuple[str, ...]
     stream_mean: np.ndarray
     stream_var: np.ndarray
@@ -358,6 +370,8 @@ class Propagation:
     gradient_shortcuts: np.ndarray
     gradient_branches: np.ndarray
     gradient_cosine: np.ndarray
+    eq4_deviation: np.ndarray
+    eq5_deviation: np.ndarray
 
     @classmethod
     def columns(cls) -> Tuple[str, ...]:
@@ -416,28 +430,35 @@ def measure(
         advance: Called with 1 after each unit.
     """
     rows: List[Dict[str, Any]] = []
-    reference, product = None, 1.
-    for step in walk(model, images, labels, training, seed):
-        if reference is None or reference.shape != step.gradient.shape:
-            reference = step.gradient
-        row = dict(unit=step.name, **moments('stream', step.stream), dead_relus=step.dead)
-        if step.factor is not None:
-            row['scaling'] = torch.as_tensor(step.factor, dtype=torch.float64).mean().item()
-            product *= row['scaling']
-            row.update(moments('branch', step.branch), **moments('shortcut', step.shortcut))
-        row.update(
-            scaling_product=product,
-            gradient=norm(step.gradient),
-            gradient_shortcuts=norm(step.direct),
-            gradient_branches=norm(step.gradient - step.direct),
-            gradient_cosine=cosine(step.gradient, reference),
-        )
-        rows.append(row)
-        advance(1)
+    last, product = None, 1.
+    with closing(walk(model, images, labels, training, seed)) as steps:
+        for step in steps:
+            if last is None or not last.stream.shape == step.stream.shape == step.branch.shape:
+                last, branches = step, torch.zeros_like(step.stream)
+            else:
+                branches = branches + step.branch
+            if step.loss is not None:
+                loss = step.loss
+            row = dict(unit=step.name, **moments('stream', step.stream), dead_relus=step.dead)
+            if step.factor is not None:
+                row['scaling'] = torch.as_tensor(step.factor, dtype=torch.float64).mean().item()
+                product *= row['scaling']
+                row.update(moments('branch', step.branch), **moments('shortcut', step.shortcut))
+            row.update(
+                scaling_product=product,
+                gradient=norm(step.gradient),
+                gradient_shortcuts=norm(step.direct),
+                gradient_branches=norm(step.gradient - step.direct),
+                gradient_cosine=cosine(step.gradient, last.gradient),
+                eq4_deviation=deviation(step.stream + branches, last.stream),
+                eq5_deviation=deviation(step.direct, last.direct),
+            )
+            rows.append(row)
+            advance(1)
     rows.reverse()
     name = getattr(unwrap_model(model), 'pretrained_cfg', {}).get('architecture') or type(model).__name__
     arrays = {column: np.array([row.get(column, math.nan) for row in rows]) for column in Propagation.columns()}
-    return Propagation(name, weights, len(images), training, tuple(row['unit'] for row in rows), **arrays)
+    return Propagation(name, weights, len(images), training, loss, tuple(row['unit'] for row in rows), **arrays)
 
 
 def moments(name: str, x: torch.Tensor) -> Dict[str, float]:
@@ -447,6 +468,12 @@ def moments(name: str, x: torch.Tensor) -> Dict[str, float]:
 
 def norm(x: torch.Tensor) -> float:
     return torch.linalg.vector_norm(x, dtype=torch.float64).item()
+
+
+def deviation(x: torch.Tensor, y: torch.Tensor) -> float:
+    """Norm of x - y over that of y, NaN where it is zero."""
+    length = norm(y)
+    return norm(x - y) / length if length else math.nan
 
 
 def cosine(x: torch.Tensor, y: torch.Tensor) -> float:
