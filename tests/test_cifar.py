@@ -227,6 +227,7 @@ def test_the_mean_image_is_kept_with_the_weights(npz_folder, tmp_path):
     (['--epochs', '0.0001'], '0.0001 epochs are no step'),
     (['--seed', '-1'], '--seed is -1: it must be from 0'),
     (['--weight-decay', '-1'], '--weight-decay is -1.0'),
+    (['--warmup', '-1'], '--warmup is -1.0'),
     (['--device', 'abacus'], '--device abacus is not there'),
 ])
 def test_bad_options_end_with_a_sentence(npz_folder, tmp_path, options, message):

@@ -42,6 +42,8 @@ def main(
         iterations: Optional[int] = typer.Option(None, help="Steps, in place of the recipe's."),
         batch_size: Optional[int] = typer.Option(None, help="Images a step, all processes', in place of the recipe's."),
         lr: Optional[float] = typer.Option(None, help="Peak learning rate, in place of the recipe's."),
+        warmup: Optional[float] = typer.Option(
+            None, help="Steps of it, or a share below 1, in place of the recipe's; 0 for none."),
         weight_decay: Optional[float] = typer.Option(None, help="L2 penalty, in place of the recipe's."),
         label_smoothing: Optional[float] = typer.Option(None, help="Of the loss, in place of the recipe's."),
         mean: Optional[str] = typer.Option(None, help="'pixel' or 'channel', in place of the recipe's."),
@@ -55,8 +57,8 @@ def main(
 ) -> None:
     """Train a network on CIFAR by the paper's recipe, or resume such a run."""
     chosen = choose_recipe(
-        recipe, epochs=epochs, iterations=iterations, batch_size=batch_size, lr=lr, weight_decay=weight_decay,
-        label_smoothing=label_smoothing, mean=mean, bn_group=bn_group)
+        recipe, epochs=epochs, iterations=iterations, batch_size=batch_size, lr=lr, warmup=warmup,
+        weight_decay=weight_decay, label_smoothing=label_smoothing, mean=mean, bn_group=bn_group)
     if not 0 <= seed < 2 ** 31:
         raise UserError(f'--seed is {seed}: it must be from 0 to {2 ** 31 - 1}.')
     where = local_device(device)

@@ -76,8 +76,9 @@ def choose_recipe(recipe: str = 'paper', **given: Any) -> Recipe:
     for key in ('epochs', 'iterations', 'batch_size', 'lr', 'bn_group'):
         if given.get(key, 1) <= 0:
             raise UserError(f"--{key.replace('_', '-')} is {given[key]}: it must be above 0.")
-    if given.get('weight_decay', 0) < 0:
-        raise UserError(f"--weight-decay is {given['weight_decay']}: it must not be below 0.")
+    for key in ('weight_decay', 'warmup'):
+        if given.get(key, 0) < 0:
+            raise UserError(f"--{key.replace('_', '-')} is {given[key]}: it must not be below 0.")
     if 'iterations' in given:
         given['epochs'] = None
     return replace(RECIPES[recipe], **given)

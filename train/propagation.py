@@ -1,0 +1,272 @@
+"""How signal and gradient travel in the networks of the paper's tables: measured, drawn and written up.
+
+    python -m train.propagation measure '110-*' --data data
+    python -m train.propagation measure '20-*' --data data --runs runs/tables --seed 2
+    python -m train.propagation report
+
+A row of the tables (`python -m train.tables list`) is measured at initialisation, on training images, with three draws
+of its weights; with --runs also after training, where that folder holds a run of it. Each has a file in
+docs/propagation, from which `report` alone draws the pictures and writes docs/propagation.md and the numbers of
+docs/guidelines.md.
+"""
+import json
+import math
+import platform
+import re
+import shlex
+import statistics
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+import timm
+import torch
+import typer
+
+from timm_preact.benchmark import hardware
+from timm_preact.data import ImageSet
+from timm_preact.errors import UserError, one_sentence_errors
+from timm_preact.evaluation import Images, eval_transform, load_model
+from timm_preact.files import write_atomically
+from timm_preact.propagation import END, SAFE, Propagation, check, measure
+from timm_preact.propagation_figure import draw
+from timm_preact.weights import read_config
+from train.evidence import RESULTS, collect
+from train.figures import STYLES, new_figure, save_figure
+from train.rows import ROWS, Row
+from train.tables import DATA_FOLDER, ROOT, data_of, load_sets, rows_named
+
+DOCS = ROOT / 'docs'
+MEASURED = DOCS / 'propagation'
+DRAWS = 3  # of the initial weights
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+
+def rounded(fields: Dict[str, Any]) -> Dict[str, Any]:
+    """Numbers to six digits: more are of the machine, not of the network."""
+    def shorten(value: Any) -> Any:
+        if isinstance(value, list):
+            return [shorten(item) for item in value]
+        return float(f'{value:.6g}') if isinstance(value, float) else value
+    return {key: shorten(value) for key, value in fields.items()}
+
+
+def summary(model: torch.nn.Module, found: Propagation) -> Dict[str, Any]:
+    """What a draw of the weights is remembered by."""
+    return rounded(dict(
+        safe=check(model, found).safe,
+        direct=float(found.gradient_shortcuts[:-1].min() / found.gradient[-1]),
+        gradient=float(found.gradient[0] / found.gradient[-1]),
+        signal=float((found.stream_var.max() / found.stream_var[0]) ** 0.5),
+    ))
+
+
+def measure_row(row: Row, images: ImageSet, count: int, draws: int, run: Optional[Path]) -> Dict[str, Any]:
+    """A row at initialisation, in several draws, and as trained in the folder `run` if there is one."""
+    found: Dict[str, Any] = dict(draws=[])
+    for seed in range(draws):
+        torch.manual_seed(seed)
+        model = timm.create_model(row.model, **row.model_kwargs)
+        x, y = Images(images, eval_transform(model)).spread(count)
+        initial = measure(model, x, y, seed=seed)
+        found['draws'].append(summary(model, initial))
+        if seed == 0:
+            found['initial'] = rounded(initial.to_dict())
+    if run is not None:
+        model = load_model(row.model, str(run))
+        found['trained'] = rounded(measure(model, x, y, weights='trained').to_dict())
+        found['weights_sha256'] = read_config(run / 'config.json')['sha256']
+    return found
+
+
+@app.command('measure')
+@one_sentence_errors
+def measure_rows(
+        rows: List[str] = typer.Argument(help="Rows as train.tables list names them; '110-*' for all that begin so."),
+        data: str = typer.Option(DATA_FOLDER, help='Folder with cifar10/ and cifar100/, or as train.tables reads it.'),
+        batch_size: int = typer.Option(32, min=1, help='Training images, evenly spread over the set.'),
+        draws: int = typer.Option(DRAWS, min=1, help='Draws of the initial weights, seeds 0 to N-1.'),
+        runs: Optional[Path] = typer.Option(None, help="Folder of train.tables' runs, to measure trained rows too."),
+        seed: int = typer.Option(0, help='Which run of a row, with --runs.'),
+        to: Path = typer.Option(MEASURED, help='Folder of the files.'),
+) -> None:
+    """Measure rows; a file that is there is written anew."""
+    to.mkdir(parents=True, exist_ok=True)
+    for key in rows_named(rows):
+        row = ROWS[key]
+        run = None if runs is None else runs / f'{key}.seed{seed}'
+        if run is not None and not (run / 'model.safetensors').is_file():
+            raise UserError(f'{run} holds no finished run: train it by python -m train.tables run {key}, or leave '
+                            f'--runs out.')
+        train, _, hashes = load_sets(data_of(row, data))
+        result = dict(
+            row=key, command=shlex.join(['python', '-m', 'train.propagation', *sys.argv[1:]]), images=batch_size,
+            data_sha256=hashes[0], hardware=hardware(torch.device('cpu')),
+            versions=dict(python=platform.python_version(), **{p: version(p) for p in ('torch', 'timm')}),
+            **measure_row(row, train, batch_size, draws, run))
+        write_atomically(to / f'{key}.json', json.dumps(result).encode() + b'\n')
+        print(f"{key}: direct {', '.join(format(draw['direct'], '.2g') for draw in result['draws'])}", flush=True)
+
+
+def read_measured(folder: Path) -> Dict[str, Dict[str, Any]]:
+    """By row, what `measure` wrote."""
+    measured = {}
+    for path in sorted(folder.glob('*.json')):
+        result = json.loads(path.read_text())
+        for state in ('initial', 'trained'):
+            if state in result:
+                result[state] = Propagation.from_dict(result[state])
+        measured[result['row']] = result
+    return measured
+
+
+def inside(found: Propagation) -> List[int]:
+    """Rows of units behind the first of their stage, whose shortcuts are what the row says and no transition."""
+    return [row for row, unit in enumerate(found.units) if unit != END and not unit.endswith('blocks.0')]
+
+
+# What is said of a row: of three draws their median, else of the one that is drawn in the pictures
+DRAWN = ('direct', 'gradient', 'signal')
+OF_STATE = {
+    'direct': lambda found: found.gradient_shortcuts[:-1].min() / found.gradient[-1],
+    'gradient': lambda found: found.gradient[0] / found.gradient[-1],
+    'signal': lambda found: (found.stream_var.max() / found.stream_var[0]) ** 0.5,
+    'branch': lambda found: np.nanmedian(found.branch_var / found.stream_var),
+    'factors': lambda found: found.scaling_product[0],
+    'eq4': lambda found: found.eq4_deviation[inside(found)].max(),
+    'eq5': lambda found: found.eq5_deviation[inside(found)].max(),
+    'dead': lambda found: 100 * np.nanmean(found.dead_relus),
+    'mean': lambda found: found.stream_mean[-1] / found.stream_var[-1] ** 0.5,
+}
+
+
+def value_of(key: str, measured: Dict[str, Dict[str, Any]], results: Dict[str, Any]) -> Any:
+    """What a key stands for: ROW.WHAT or ROW.trained.WHAT, of OF_STATE; ROW.paper and ROW.ours are test errors."""
+    row, _, what = key.partition(':')
+    if what in ('paper', 'ours'):
+        error = ROWS[row].paper if what == 'paper' else median_error(results[row])
+        return error if isinstance(error, str) else f'{error:.2f}'
+    if what in DRAWN:
+        return number(statistics.median(draw[what] for draw in measured[row]['draws']))
+    state, _, what = what.rpartition('.')
+    return number(OF_STATE[what](measured[row][state or 'initial']))
+
+
+def number(value: float) -> str:
+    """Two digits, as people write them: 0.021, 6.2e-8, 540, 210,000."""
+    if not math.isfinite(value) or value == 0:
+        return f'{value:g}'
+    if 1e-4 <= abs(value) < 1e7:
+        digits = 1 - math.floor(math.log10(abs(value)))
+        return f'{round(value, digits):,.{max(0, digits)}f}'
+    mantissa, exponent = f'{value:.1e}'.split('e')
+    return f'{mantissa}e{int(exponent)}'
+
+
+def median_error(runs: List[Dict[str, Any]]) -> float:
+    return statistics.median(run['test_error'] for run in runs)
+
+
+def table_of(rows: Sequence[str], columns: Sequence[Tuple[str, str]], measured: Dict[str, Any],
+             results: Dict[str, Any]) -> str:
+    """A Markdown table; a column is a heading and what of the row it shows."""
+    lines = [f"| row | {' | '.join(heading for heading, _ in columns)} |", '|---|' + '--:|' * len(columns)]
+    for row in rows:
+        cells = (value_of(f'{row}:{what}', measured, results) for _, what in columns)
+        lines.append(f"| {ROWS[row].case} `{row}` | {' | '.join(cells)} |")
+    return '\n'.join(lines)
+
+
+PLACEMENT_ROWS = ('orig', 'bn_after_add', 'relu_before_add', 'relu_only', 'full')
+MERGE_ROWS = (
+    'const_scale_0.5_0.5', 'const_scale_0.5_1', 'const_scale_0_1', 'excl_gate_-6', 'excl_gate_0', 'shortcut_gate_-6',
+    'shortcut_gate_0', 'conv_shortcut', 'dropout_shortcut')
+LAYERS_110 = tuple(f'110-{row}' for row in (*PLACEMENT_ROWS, *MERGE_ROWS))
+LAYERS_20 = tuple(f'20-{row}' for row in (*PLACEMENT_ROWS, *MERGE_ROWS) if row != 'const_scale_0_1')
+OTHERS = ('110-1layer-orig', '110-1layer', '164-orig', '164-bn_after_add', '164-relu_before_add', '164-relu_only',
+          '164-full', '1001-orig', '1001-full')
+PICTURES: Dict[str, Tuple[str, ...]] = {
+    'layers_110': LAYERS_110, 'layers_1001': ('1001-orig', '1001-full'), 'layers_20': LAYERS_20}
+INITIAL = (('paper, error %', 'paper'), ('direct', 'direct'), ('gradient', 'gradient'), ('signal', 'signal'),
+           ('factors', 'factors'), ('Eq. 4 off by', 'eq4'), ('Eq. 5 off by', 'eq5'))
+TRAINED = (('ours, error %', 'ours'), ('direct', 'direct'), ('... trained', 'trained.direct'),
+           ('gradient', 'gradient'), ('... trained', 'trained.gradient'), ('factors', 'factors'),
+           ('... trained', 'trained.factors'), ('dead ReLUs, %', 'dead'), ('... trained', 'trained.dead'))
+TABLES = {'layers_110': (LAYERS_110, INITIAL), 'others': (OTHERS, INITIAL), 'layers_20': (LAYERS_20, TRAINED)}
+
+
+def draw_errors(measured: Dict[str, Any], path: Path) -> None:
+    """The paper's error against the gradient through the shortcuts alone, at initialisation, a point a row."""
+    figure = new_figure(8.5, 5.5)
+    if figure is None:
+        return
+    axes = figure.subplots()
+    families = {'110 layers': LAYERS_110, '110 layers, 1-layer units': OTHERS[:2], '164 layers': OTHERS[2:7],
+                '1001 layers': OTHERS[7:]}
+    floor, fail = 1e-9, 24.
+    for style, (label, rows) in zip(STYLES, families.items(), strict=False):
+        points = [(max(statistics.median(draw['direct'] for draw in measured[row]['draws']), floor),
+                   fail if ROWS[row].paper == 'fail' else ROWS[row].paper) for row in rows]
+        axes.scatter(*zip(*points, strict=True), color=style['color'], marker=style['marker'], s=45, label=label,
+                     zorder=3)
+        for place, (row, point) in enumerate(zip(rows, points, strict=True)):
+            failed = point[1] == fail
+            axes.annotate(
+                re.sub(r'^\d+-', '', row), point, fontsize=7, textcoords='offset points',
+                xytext=(6, 12 * (place % 5) - 20 if failed else 4))
+    axes.axvline(1 / SAFE, color='#555555', linestyle='--', linewidth=1)
+    axes.text(1 / SAFE, 29.5, ' safe range ', fontsize=8, ha='left', va='top')
+    axes.set(xscale='log', yscale='log', xlim=(floor / 2, 5), ylim=(4.5, 31),
+             xlabel='gradient through the shortcuts alone at its weakest unit, last = 1 (left edge: less than 1e-9)',
+             ylabel="the paper's test error, %")
+    axes.set_yticks([5, 6, 7, 8, 10, 12, 15, fail], ['5', '6', '7', '8', '10', '12', '15', 'fail'])
+    axes.minorticks_off()
+    axes.legend(loc='lower left', fontsize='small')
+    axes.grid(alpha=0.3)
+    save_figure(figure, path)
+
+
+def filled(text: str, measured: Dict[str, Any], results: Dict[str, Any]) -> str:
+    """`text` with every table between <!-- NAME --> and <!-- /NAME -->, and every number between <!--= KEY --> and
+    <!--/-->, as measured."""
+    def table(match: re.Match) -> str:
+        content = table_of(*TABLES[match[1]], measured, results) if match[1] in TABLES else facts(measured)
+        return f'<!-- {match[1]} -->\n{content}\n<!-- /{match[1]} -->'
+
+    text = re.sub(r'<!-- (\w+) -->\n.*?<!-- /\1 -->', table, text, flags=re.DOTALL)
+    return re.sub(r'<!--= (\S+) -->.*?<!--/-->',
+                  lambda match: f'<!--= {match[1]} -->{value_of(match[1], measured, results)}<!--/-->', text)
+
+
+def facts(measured: Dict[str, Any]) -> str:
+    """Commands, versions and hardware of what was measured."""
+    def all_of(what: Callable[[Dict[str, Any]], str]) -> str:
+        return '; '.join(sorted({what(result) for result in measured.values()}))
+
+    commands = '\n'.join(sorted({result['command'] for result in measured.values()}))
+    versions = all_of(lambda result: ', '.join(f'{k} {v}' for k, v in result['versions'].items()))
+    return (f"```sh\n{commands}\npython -m train.propagation report\n```\n\n{all_of(lambda r: r['hardware'])}; "
+            f"{versions}; {all_of(lambda r: str(r['images']))} images.")
+
+
+@app.command()
+@one_sentence_errors
+def report() -> None:
+    """Draw the pictures, and write the tables and numbers of docs/propagation.md and docs/guidelines.md."""
+    measured, results = read_measured(MEASURED), collect(RESULTS)
+    missing = {row for rows in (*PICTURES.values(), OTHERS) for row in rows} - set(measured)
+    if missing:
+        raise UserError(f'{", ".join(sorted(missing))} are not measured: python -m train.propagation measure.')
+    for name, rows in PICTURES.items():
+        draw({f'{ROWS[row].case}': [measured[row][state] for state in ('initial', 'trained') if state in measured[row]]
+              for row in rows}, MEASURED / f'{name}.png', columns=5)
+    draw_errors(measured, MEASURED / 'errors.png')
+    for path in (DOCS / 'propagation.md', DOCS / 'guidelines.md'):
+        write_atomically(path, filled(path.read_text(), measured, results).encode())
+
+
+if __name__ == '__main__':
+    app(prog_name='python -m train.propagation')
