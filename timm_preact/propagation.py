@@ -37,8 +37,8 @@ __all__ = ['END', 'SAFE', 'Propagation', 'Step', 'Verdict', 'check', 'measure', 
 
 END = 'end'  # the row of what leaves the last unit
 # By which factor the signal's standard deviation and the gradient through the shortcuts may change on their way. Of the
-# paper's ResNet-110s at initialisation those that train well stay within a factor of 120, those that do not leave 6,000
-# (docs/propagation.md).
+# paper's ResNet-110s at initialisation those that train well stay within a factor of 120, those that do not leave one
+# of 6,000, but for exclusive gates at biases of -3 to -5 (docs/propagation.md).
 SAFE = 1e3
 
 
@@ -494,7 +494,8 @@ def check(model: nn.Module, found: Propagation) -> Verdict:
 
     The range is a factor of SAFE either way: for the standard deviation of the stream, against the first unit's input;
     for the gradient, and for its part through the shortcuts alone, against what leaves the last unit. A gradient that
-    grows on its way back is no alarm: the paper's own 1001 layers have one that grows by 200,000.
+    grows on its way back is no alarm: the paper's own 1001 layers have one that grows by 200,000. A network that passes
+    can still fail for other reasons, as the paper's exclusive gates at biases of -3 to -5, which starve the branches.
 
     Args:
         model: The network.

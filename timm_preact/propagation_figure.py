@@ -62,7 +62,8 @@ def draw(networks: Dict[str, Sequence[Propagation]], path: Path, columns: int = 
         for panel in row[1:]:
             panel.tick_params(labelleft=False)
     figure.supxlabel('unit, from the first to what leaves the last; a line begins a stage', fontsize='medium')
-    figure.legend(handles=legend(networks), loc='outside upper center', ncols=4, frameon=False, fontsize='small')
+    figure.legend(handles=legend(networks), loc='outside upper center', ncols=4 if columns > 3 else 2, frameon=False,
+                  fontsize='small')
     buffer = io.BytesIO()
     figure.savefig(buffer, format='png', dpi=130, metadata={'Software': None})
     write_atomically(path, buffer.getvalue())

@@ -78,6 +78,7 @@ def measure_row(row: Row, images: ImageSet, count: int, draws: int, run: Optiona
     if run is not None:
         model = load_model(row.model, str(run))
         found['trained'] = rounded(measure(model, x, y, weights='trained').to_dict())
+        found['run'] = run.name
         found['weights_sha256'] = read_config(run / 'config.json')['sha256']
     return found
 
@@ -136,8 +137,8 @@ OF_STATE = {
     'signal': lambda found: (found.stream_var.max() / found.stream_var[0]) ** 0.5,
     'branch': lambda found: np.nanmedian(found.branch_var / found.stream_var),
     'factors': lambda found: found.scaling_product[0],
-    'eq4': lambda found: found.eq4_deviation[inside(found)].max(),
-    'eq5': lambda found: found.eq5_deviation[inside(found)].max(),
+    'eq4': lambda found: np.nanmax(found.eq4_deviation[inside(found)]),
+    'eq5': lambda found: np.nanmax(found.eq5_deviation[inside(found)]),
     'dead': lambda found: 100 * np.nanmean(found.dead_relus),
     'mean': lambda found: found.stream_mean[-1] / found.stream_var[-1] ** 0.5,
 }
@@ -157,8 +158,9 @@ def value_of(key: str, measured: Dict[str, Dict[str, Any]], results: Dict[str, A
 
 def number(value: float) -> str:
     """Two digits, as people write them: 0.021, 6.2e-8, 540, 210,000."""
-    if not math.isfinite(value) or value == 0:
+    if not math.isfinite(value) or value == round(value) and abs(value) < 10:
         return f'{value:g}'
+    value = float(f'{value:.1e}')
     if 1e-4 <= abs(value) < 1e7:
         digits = 1 - math.floor(math.log10(abs(value)))
         return f'{round(value, digits):,.{max(0, digits)}f}'
@@ -182,10 +184,12 @@ def table_of(rows: Sequence[str], columns: Sequence[Tuple[str, str]], measured: 
 
 PLACEMENT_ROWS = ('orig', 'bn_after_add', 'relu_before_add', 'relu_only', 'full')
 MERGE_ROWS = (
-    'const_scale_0.5_0.5', 'const_scale_0.5_1', 'const_scale_0_1', 'excl_gate_-6', 'excl_gate_0', 'shortcut_gate_-6',
-    'shortcut_gate_0', 'conv_shortcut', 'dropout_shortcut')
+    'const_scale_0.5_0.5', 'const_scale_0.5_1', 'const_scale_0_1', 'excl_gate_0', 'excl_gate_-4', 'excl_gate_-6',
+    'shortcut_gate_0', 'shortcut_gate_-6', 'conv_shortcut', 'dropout_shortcut')
 LAYERS_110 = tuple(f'110-{row}' for row in (*PLACEMENT_ROWS, *MERGE_ROWS))
-LAYERS_20 = tuple(f'20-{row}' for row in (*PLACEMENT_ROWS, *MERGE_ROWS) if row != 'const_scale_0_1')
+NOT_TRAINED = ('const_scale_0_1', 'excl_gate_-4')
+LAYERS_20 = tuple(f'20-{row}' for row in (*PLACEMENT_ROWS, *MERGE_ROWS) if row not in NOT_TRAINED)
+GATES = tuple(f'110-excl_gate_{bias}' for bias in range(0, -8, -1))
 OTHERS = ('110-1layer-orig', '110-1layer', '164-orig', '164-bn_after_add', '164-relu_before_add', '164-relu_only',
           '164-full', '1001-orig', '1001-full')
 PICTURES: Dict[str, Tuple[str, ...]] = {
@@ -195,7 +199,18 @@ INITIAL = (('paper, error %', 'paper'), ('direct', 'direct'), ('gradient', 'grad
 TRAINED = (('ours, error %', 'ours'), ('direct', 'direct'), ('... trained', 'trained.direct'),
            ('gradient', 'gradient'), ('... trained', 'trained.gradient'), ('factors', 'factors'),
            ('... trained', 'trained.factors'), ('dead ReLUs, %', 'dead'), ('... trained', 'trained.dead'))
-TABLES = {'layers_110': (LAYERS_110, INITIAL), 'others': (OTHERS, INITIAL), 'layers_20': (LAYERS_20, TRAINED)}
+TABLES = {
+    'layers_110': (LAYERS_110, INITIAL), 'others': (OTHERS, INITIAL), 'layers_20': (LAYERS_20, TRAINED),
+    'gates': (GATES, (*INITIAL[:5], ('branch', 'branch')))}
+
+
+# Where the picture of errors has a point's name, in points from it, if not a little above on the right
+NAMES_AT = {
+    '110-full': (-6, -3), '110-orig': (-2, 7), '110-excl_gate_-6': (-6, 4), '110-relu_before_add': (-6, 4),
+    '110-shortcut_gate_-6': (-6, 4), '110-1layer-orig': (-6, 4), '164-bn_after_add': (-6, -2), '164-orig': (-6, -3),
+    '164-relu_before_add': (-6, -3), '1001-orig': (-6, 4), '110-excl_gate_0': (6, 16), '110-excl_gate_-1': (6, 28),
+    '110-excl_gate_-4': (-2, 12), '110-const_scale_0.5_1': (6, -8), '110-const_scale_0_1': (6, -20),
+    '110-dropout_shortcut': (6, 4)}
 
 
 def draw_errors(measured: Dict[str, Any], path: Path) -> None:
@@ -204,19 +219,18 @@ def draw_errors(measured: Dict[str, Any], path: Path) -> None:
     if figure is None:
         return
     axes = figure.subplots()
-    families = {'110 layers': LAYERS_110, '110 layers, 1-layer units': OTHERS[:2], '164 layers': OTHERS[2:7],
-                '1001 layers': OTHERS[7:]}
+    families = {'110 layers': tuple(dict.fromkeys((*LAYERS_110, *GATES))), '110 layers, 1-layer units': OTHERS[:2],
+                '164 layers': OTHERS[2:7], '1001 layers': OTHERS[7:]}
     floor, fail = 1e-9, 24.
     for style, (label, rows) in zip(STYLES, families.items(), strict=False):
         points = [(max(statistics.median(draw['direct'] for draw in measured[row]['draws']), floor),
                    fail if ROWS[row].paper == 'fail' else ROWS[row].paper) for row in rows]
         axes.scatter(*zip(*points, strict=True), color=style['color'], marker=style['marker'], s=45, label=label,
                      zorder=3)
-        for place, (row, point) in enumerate(zip(rows, points, strict=True)):
-            failed = point[1] == fail
-            axes.annotate(
-                re.sub(r'^\d+-', '', row), point, fontsize=7, textcoords='offset points',
-                xytext=(6, 12 * (place % 5) - 20 if failed else 4))
+        for row, point in zip(rows, points, strict=True):
+            offset = NAMES_AT.get(row, (6, 4))
+            axes.annotate(re.sub(r'^\d+-', '', row), point, offset, textcoords='offset points', fontsize=7,
+                          ha='left' if offset[0] > 0 else 'right')
     axes.axvline(1 / SAFE, color='#555555', linestyle='--', linewidth=1)
     axes.text(1 / SAFE, 29.5, ' safe range ', fontsize=8, ha='left', va='top')
     axes.set(xscale='log', yscale='log', xlim=(floor / 2, 5), ylim=(4.5, 31),
@@ -233,12 +247,26 @@ def filled(text: str, measured: Dict[str, Any], results: Dict[str, Any]) -> str:
     """`text` with every table between <!-- NAME --> and <!-- /NAME -->, and every number between <!--= KEY --> and
     <!--/-->, as measured."""
     def table(match: re.Match) -> str:
-        content = table_of(*TABLES[match[1]], measured, results) if match[1] in TABLES else facts(measured)
+        name = match[1]
+        content = (table_of(*TABLES[name], measured, results) if name in TABLES else
+                   warmup_table() if name == 'warmup' else facts(measured))
         return f'<!-- {match[1]} -->\n{content}\n<!-- /{match[1]} -->'
 
     text = re.sub(r'<!-- (\w+) -->\n.*?<!-- /\1 -->', table, text, flags=re.DOTALL)
     return re.sub(r'<!--= (\S+) -->.*?<!--/-->',
                   lambda match: f'<!--= {match[1]} -->{value_of(match[1], measured, results)}<!--/-->', text)
+
+
+def warmup_table() -> str:
+    """The first steps of the original and the pre-activation unit, with and without warm-up."""
+    lines = ['| network | warm-up, steps | training loss, epoch 1 | epoch 2 | test error after epoch 1, % | epoch 2 |',
+             '|---|--:|--:|--:|--:|--:|']
+    for path in sorted((RESULTS / 'warmup').glob('*.json')):
+        run = json.loads(path.read_text())
+        first, second = run['curve'][:2]
+        lines.append(f"| `{run['model']}` | {run['recipe']['warmup']:.0f} | {first['train_loss']:.2f} | "
+                     f"{second['train_loss']:.2f} | {first['test_error']:.2f} | {second['test_error']:.2f} |")
+    return '\n'.join(lines)
 
 
 def facts(measured: Dict[str, Any]) -> str:
@@ -257,7 +285,7 @@ def facts(measured: Dict[str, Any]) -> str:
 def report() -> None:
     """Draw the pictures, and write the tables and numbers of docs/propagation.md and docs/guidelines.md."""
     measured, results = read_measured(MEASURED), collect(RESULTS)
-    missing = {row for rows in (*PICTURES.values(), OTHERS) for row in rows} - set(measured)
+    missing = {row for rows in (*PICTURES.values(), OTHERS, GATES) for row in rows} - set(measured)
     if missing:
         raise UserError(f'{", ".join(sorted(missing))} are not measured: python -m train.propagation measure.')
     for name, rows in PICTURES.items():
