@@ -214,7 +214,8 @@ def my_plain_resnet(pretrained=False, **kwargs):
 ''')
     monkeypatch.chdir(tmp_path)
     code, lines = check_of('my_plain_resnet', '--device-modules', 'my_networks', '--data', npz_folder)
-    assert code == 1 and 'the shortcut is multiplied by 0.25' in lines[0]
+    assert code == 1 and lines[0].startswith('my_plain_resnet (initialisation): the gradient through the shortcuts')
+    assert 'a constant multiplies the shortcut' in lines[0]
     assert 'cannot be imported' in refusal('propagate', 'resnet18', '--device-modules', 'no_such_module')
     model = timm.create_model('preact_resnet20', pretrained=True)
     torch.save(model.state_dict(), tmp_path / 'w.pth')
@@ -237,6 +238,9 @@ def test_propagate_refuses_what_it_cannot_measure(sample, npz_folder, tmp_path):
     assert 'stages.1.blocks.0.pre.weight holds NaN' in refusal('propagate', 'preact_resnet20', *weights)
     assert 'name one' in refusal('propagate', 'preact_resnet20', 'preact_resnet56', *weights)
     assert 'did you mean preact_resnet20' in refusal('propagate', 'preact_resnt20')
+    assert 'give one of them' in refusal('propagate', 'preact_resnet20', '--check', '--units')
+    assert 'does not run on these images' in refusal('propagate', 'preact_resnet56', '--model-kwargs', 'in_chans=1')
+    assert 'cannot be made with' in refusal('propagate', 'preact_resnet56', '--model-kwargs', 'act_layer=foo')
     assert 'unexpected keyword' in refusal('propagate', 'preact_resnet20', '--model-kwargs', 'deep=3')
     assert 'do not fit' in refusal(
         'propagate', 'preact_resnet20', '--pretrained', '--model-kwargs', 'layers=[1, 1, 1]')

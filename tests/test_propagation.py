@@ -1,6 +1,8 @@
 """The paper's equations on real networks and real images, and what is measured of them."""
 import copy
 import csv
+import dataclasses
+import functools
 import json
 import math
 import subprocess
@@ -19,7 +21,9 @@ from timm_preact.propagation import END, Propagation, check, measure, residual_u
 from timm_preact.propagation_figure import draw
 from timm_preact.unit import MERGES, PLACEMENTS, ResidualUnit
 
-PAPERS_110 = [  # whose gradient through the shortcuts survives 54 units, and the error in the paper's Tables 1 and 2
+# Whether the gradient through the shortcuts survives 54 units, and the error in the paper's Tables 1 and 2. The limit
+# was chosen with these networks in view: this holds it, and does not prove it.
+PAPERS_110 = [
     ('preact_resnet110', {}, True),  # 6.37
     ('preact_resnet110_orig', {}, True),  # 6.61
     ('preact_resnet110_relu_only', {}, True),  # 6.71
@@ -262,12 +266,22 @@ def test_a_network_is_left_as_it_was_and_however_it_runs_the_numbers_are_the_sam
     assert found.training is training and found.loss == pytest.approx(expected.loss)
 
 
-def test_an_error_on_the_way_leaves_the_network_as_it_was(sample):
-    model = create('preact_resnet20')
+@pytest.mark.parametrize('name, layer', [
+    ('preact_resnet20', 'stages.1.blocks.1.residual.conv2'), ('resnet18', 'layer2.1.conv2'),
+    ('resnetv2_18', 'stages.1.blocks.1.conv2')])
+def test_an_error_on_the_way_leaves_the_network_as_it_was(sample, name, layer):
+    model = create(name)
+    model.set_submodule(layer, nn.Conv2d(5, 5, 1, dtype=torch.float64))  # in the midst of the network
+    model.eval()
+    first = next(iter(residual_units(model).values()))
+    own = first.forward = functools.partial(type(first).forward, first)
     state = copy.deepcopy(model.state_dict())
     with pytest.raises(RuntimeError):
-        measure(model, torch.randn(2, 4, 32, 32, dtype=torch.float64), torch.zeros(2, dtype=torch.int64))
-    assert not model.stages[0].blocks[0].__dict__.get('forward')
+        measure(model, torch.randn(2, 3, 32, 32, dtype=torch.float64), torch.zeros(2, dtype=torch.int64))
+    assert first.__dict__.pop('forward') is own
+    assert not any('forward' in vars(unit) for unit in model.modules())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert not nn.modules.module._global_forward_hooks and not any(module.training for module in model.modules())
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
 
@@ -288,31 +302,51 @@ def test_means_variances_and_dead_relus_are_those_of_the_tensors(sample):
     for column, tensor in dict(stream=seen['x'], shortcut=seen['x'], branch=seen['branch']).items():
         assert getattr(found, f'{column}_mean')[row] == pytest.approx(tensor.mean().item(), abs=1e-12)
         assert getattr(found, f'{column}_var')[row] == pytest.approx(tensor.var(correction=0).item(), rel=1e-10)
-    assert found.dead_relus[row] == (8 / 32 + 24 / 32) / 2
+    assert found.dead_relus[row] == (8 + 24) / (32 + 32)
+
+
+@pytest.mark.parametrize('name, unit, norms, share', [
+    ('preact_resnet164', 'stages.1.blocks.1', ['residual.norm2'], 32 / (128 + 2 * 32)),
+    ('resnet18', 'layer1.0', ['bn1'], 64 / 128), ('resnetv2_18', 'stages.1.blocks.0', ['norm2'], 128 / (64 + 128)),
+])
+def test_dead_channels_are_counted_once_in_every_kind_of_unit(sample, name, unit, norms, share):
+    model = create(name).train()
+    for norm in norms:
+        nn.init.constant_(model.get_submodule(f'{unit}.{norm}').bias, -100.)
+    x, y = Images(sample, eval_transform(model, 32)).spread(4)
+    found = measure(model, x.double(), y)
+    assert found.dead_relus[found.units.index(unit)] == share
 
 
 def test_the_parts_of_a_gradient_add_up_and_the_last_row_is_what_leaves_the_network(sample):
     found = measure(model := create('preact_resnet20'), *batch(model, sample))
     assert found.units[-1] == END and len(found.units) == 10 and found.images == 2
     assert found.gradient[-1] == found.gradient_shortcuts[-1] and found.gradient_branches[-1] == 0
-    assert (found.gradient_branches <= found.gradient + found.gradient_shortcuts).all()
+    last = None
+    for row, step in reversed(list(enumerate(list(walk(model, *batch(model, sample)))[::-1]))):
+        last = step.gradient if last is None or last.shape != step.gradient.shape else last
+        assert found.gradient_branches[row] == pytest.approx((step.gradient - step.direct).norm().item())
+        assert found.gradient_cosine[row] == pytest.approx(
+            F.cosine_similarity(step.gradient.flatten(), last.flatten(), dim=0).item())
     assert all(getattr(found, column).shape == (10,) and getattr(found, column).dtype == np.float64
                for column in Propagation.columns())
     assert np.isnan(found.branch_var[-1]) and np.isfinite(found.branch_var[:-1]).all()
-    last_of_shape = [found.units.index(unit) for unit in ('stages.1.blocks.0', 'stages.2.blocks.0', END)]
-    assert found.gradient_cosine[last_of_shape] == pytest.approx(1) and abs(found.gradient_cosine).max() <= 1 + 1e-12
+    assert found.signal == pytest.approx(max(found.stream_var / found.stream_var[0]) ** 0.5)
+    assert found.growth == found.gradient[0] / found.gradient[-1]
+    assert found.direct == min(found.gradient_shortcuts[:-1]) / found.gradient[-1]
 
 
 def test_csv_and_json_hold_every_number(sample, tmp_path):
     found = measure(model := create('preact_resnet20', merge='dropout_shortcut'), *batch(model, sample), weights='w')
     found.gradient[0] = math.inf
+    found = dataclasses.replace(found, loss=math.nan)
     found.to_csv(tmp_path / 'p.csv')
     found.to_json(tmp_path / 'p.json')
     rows = list(csv.DictReader(open(tmp_path / 'p.csv')))
     assert [row['unit'] for row in rows] == list(found.units)
     back = Propagation.from_json(tmp_path / 'p.json')
     json.loads((tmp_path / 'p.json').read_text(), parse_constant=lambda name: pytest.fail(f'{name} is not JSON'))
-    assert (back.model, back.weights, back.units, back.loss) == ('preact_resnet20', 'w', found.units, found.loss)
+    assert (back.model, back.weights, back.units) == ('preact_resnet20', 'w', found.units) and math.isnan(back.loss)
     for column in Propagation.columns():
         expected = getattr(found, column)
         np.testing.assert_array_equal(getattr(back, column), expected)
@@ -326,7 +360,7 @@ def test_the_warning_tells_the_papers_networks_that_train_well_from_those_that_d
     verdict = check(model, measure(model, *batch(model, sample, 8)))
     assert verdict.safe is safe, verdict.sentence
     if not safe:
-        stands = {'const_scale': 'multiplied by', 'gate': '1 - g', 'dropout': 'dropout stands',
+        stands = {'const_scale': 'a constant multiplies', 'gate': '1 - g', 'dropout': 'dropout stands',
                   'conv': '1x1 convolution', 'bn_after': 'a BatchNorm follows'}
         assert any(text in verdict.sentence for key, text in stands.items() if key in name)
         assert 'the paper would' in verdict.sentence and ' at stages.' in verdict.sentence
@@ -352,6 +386,39 @@ def broken(model):
         model.stages[0].blocks[1].residual[0].weight[0, 0, 0, 0] = math.nan
 
 
+class Doubled(ResidualUnit):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def derived():
+    model = PooledNet()
+    model.rest[1] = Doubled(12, 12, norm_layer=timm.layers.BatchNormAct2d)
+    return model
+
+
+class Around(PooledNet):
+    def forward(self, x):
+        x = self.stem(x)
+        return self.fc(self.rest(self.pool(self.first(x) + x)).mean((2, 3)))
+
+
+class Idle(PooledNet):
+    def forward(self, x):
+        return self.fc(self.pool(self.stem(x)).mean((2, 3)))
+
+
+class Twins(PooledNet):
+    def forward(self, x):
+        return super().forward(x), super().forward(x)
+
+
+def silent():
+    model = create('preact_resnet20').float()
+    nn.init.zeros_(model.head.fc.weight)
+    return model
+
+
 class TwoReaders(PooledNet):
     def forward(self, x):
         x = self.pool(self.first(self.stem(x)))
@@ -368,12 +435,37 @@ class TwoReaders(PooledNet):
      'labels must be 2 whole numbers from 0 to 9'),
     (lambda: create('preact_resnet20').float(), torch.randn(2, 3, 32, 32), [0], 'labels must be 2 whole numbers'),
     (lambda: create('preact_resnet20', num_classes=0, global_pool='').float(), torch.randn(2, 3, 32, 32), [0, 1],
-     'ends without a classifier'),
-    (TwoReaders, torch.randn(2, 3, 32, 32), [0, 1], 'only networks whose units are a chain'),
+     'does not end with one classifier'),
+    (lambda: timm.create_model('resnet18', num_classes=0), torch.randn(2, 3, 32, 32), [0, 1], 'one classifier'),
+    (Twins, torch.randn(2, 3, 32, 32), [0, 1], 'does not end with one classifier'),
+    (TwoReaders, torch.randn(2, 3, 32, 32), [0, 1], 'what follows rest.0 does not read that unit alone: only networks'),
+    (Around, torch.randn(2, 3, 32, 32), [0, 1], 'what follows first does not read that unit alone: only networks'),
+    (Idle, torch.randn(2, 3, 32, 32), [0, 1], 'Idle does not run its residual units'),
+    (derived, torch.randn(2, 3, 32, 32), [0, 1], 'rest.1 is a Doubled, derived from ResidualUnit'),
+    (silent, torch.randn(2, 3, 32, 32), [0, 1], 'the classifier passes no gradient on'),
 ])
 def test_what_cannot_be_measured_is_said_in_a_sentence(create_model, images, labels, message):
     with pytest.raises(UserError, match=message):
         measure(create_model(), images, torch.tensor(labels, dtype=torch.int64))
+
+
+def test_the_advice_names_the_worst_that_stands_in_the_way(sample):
+    """One scaled stage of three, in the midst of plain ones."""
+    model = create('preact_resnet110').float()
+    for unit in model.stages[0].blocks:
+        unit.merge = MERGES['const_scale'](16)
+    verdict = check(model, measure(model, *batch(model, sample)))
+    assert not verdict.safe and 'units passed a constant multiplies the shortcut' in verdict.sentence
+
+
+def test_in_inference_mode_it_is_measured_all_the_same(sample):
+    model = create('preact_resnet20')
+    expected = measure(model, *batch(model, sample))
+    with torch.inference_mode():
+        found = measure(model, *batch(model, sample))
+        with pytest.raises(UserError, match='leave it, or call measure'):
+            next(walk(model, *batch(model, sample)))
+    np.testing.assert_array_equal(found.gradient, expected.gradient)
 
 
 def test_weights_that_are_not_finite_are_named(sample):

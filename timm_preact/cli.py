@@ -414,7 +414,7 @@ def propagate(
         device_modules: Optional[List[str]] = typer.Option(
             None, help='A module to import first, which registers names of your own; as in train.py.'),
         evaluation: bool = typer.Option(False, '--eval', help='Run as in evaluation, by running statistics.'),
-        seed: int = typer.Option(0, help='Of the initial weights and of dropout.'),
+        seed: int = typer.Option(0, min=0, max=2 ** 31 - 1, help='Of the initial weights and of dropout.'),
         device: str = typer.Option('cpu', help='cpu or cuda.'),
         units: bool = typer.Option(False, '--units', help='Print every unit.'),
         to: Optional[Path] = typer.Option(None, help='Folder to write: a .csv and a .json a network, propagation.png.'),
@@ -427,13 +427,20 @@ def propagate(
     """
     from . import propagation
     from .data import load_sample
-    from .errors import check_device
+    from .errors import check_device, check_name
     from .evaluation import Images, eval_transform, load_states, open_images
     from .propagation_figure import draw
     where, kwargs = check_device(device), parse_model_kwargs(model_kwargs or [])
+    models = list(dict.fromkeys(models))
     if weights and len(models) > 1:
         raise UserError('--weights are those of one network: name one.')
+    if check and units:
+        raise UserError('--check says one sentence, --units prints every unit: give one of them.')
     import_modules(device_modules or [])
+    for name in models:
+        check_name(name)
+    if to:
+        to.mkdir(parents=True, exist_ok=True)
     results: Dict[str, List[propagation.Propagation]] = {}
     verdicts = []
     with progress(len(models), 'propagate') as advance:
@@ -442,7 +449,12 @@ def propagate(
                 transform = eval_transform(net)
                 images = Images(load_sample(), transform) if data is None else open_images(data, split, transform)
                 x, y = (tensor.to(where) for tensor in images.spread(batch_size))
-                found = propagation.measure(net.to(where), x, y, not evaluation, seed, held)
+                try:
+                    found = propagation.measure(net.to(where), x, y, not evaluation, seed, name, held)
+                except UserError:
+                    raise
+                except (RuntimeError, ValueError) as e:
+                    raise UserError(f'{name} does not run on these images: {e}') from e
                 results.setdefault(name, []).append(found)
                 verdicts.append(propagation.check(net, found))
             advance(1)
@@ -452,7 +464,6 @@ def propagate(
     else:
         print_propagation(results, verdicts, units)
     if to:
-        to.mkdir(parents=True, exist_ok=True)
         written = []
         for found in (found for states in results.values() for found in states):
             written += [to / f'{found.model}.{found.weights}.{kind}' for kind in ('csv', 'json')]
@@ -472,9 +483,9 @@ def import_modules(names: List[str]) -> None:
     for name in names:
         try:
             importlib.import_module(name)
-        except ImportError as e:
-            raise UserError(f'--device-modules {name} cannot be imported ({e}): name a module that is installed, or '
-                            f'lies in this folder.') from e
+        except Exception as e:  # whatever a module of the user's does
+            raise UserError(f'--device-modules {name} cannot be imported ({type(e).__name__}: {e}): name a module that '
+                            f'is installed, or lies in this folder.') from e
     sys.path.remove('')
 
 
@@ -502,20 +513,16 @@ def print_propagation(results: Dict[str, List[Any]], verdicts: List[Any], units:
             print_table(table, 170)
         return
     table = new_table(
-        ['network', 'weights', 'safe'],
-        ['signal', 'at end', 'grad', 'at end', 'direct', 'factors', 'cosine', 'dead'],
+        ['network', 'weights', 'safe'], ['signal', 'gradient', 'direct', 'factors', 'cosine', 'dead'],
         caption_justify='left', caption=(
-            "signal, grad: variance of the stream and norm of the gradient at the first unit's input and behind the "
-            'last; direct: the gradient there that came through shortcuts alone; factors: the product of what '
-            'multiplies them; cosine: the lowest with the last gradient of the same shape; dead: share of ReLU channels'
-        ))
+            "signal: the stream's largest standard deviation over the first unit's; gradient: at the first unit over "
+            'that behind the last; direct: the gradient through shortcuts alone at its weakest unit, over the same; '
+            'factors: the product of what merges multiply the shortcuts by; cosine: the lowest with the last gradient '
+            'of the same shape; dead: share of ReLU channels'))
     for result, verdict in zip(found, verdicts, strict=True):
-        table.add_row(result.model, result.weights, 'yes' if verdict.safe else 'NO', *(
-            _figure(value) for value in (
-                result.stream_var[0], result.stream_var[-1], result.gradient[0], result.gradient[-1],
-                result.gradient_shortcuts[0], result.scaling_product[0], result.gradient_cosine.min(),
-                result.dead_relus[:-1].mean())))
-    print_table(table, 150)
+        table.add_row(result.model, result.weights, 'yes' if verdict.safe else 'NO', *map(_figure, (
+            result.signal, result.growth, result.direct, result.scaling_product[0], result.cosine, result.dead)))
+    print_table(table)
 
 
 def _figure(value: float) -> str:

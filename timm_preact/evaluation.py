@@ -196,8 +196,10 @@ def load_states(
     torch.manual_seed(seed)
     try:
         yield 'initialisation', timm.create_model(name, **kwargs)
-    except (TypeError, ValueError) as e:
-        raise UserError(f'{name} cannot be made with {model_kwargs}: {e}') from e
+    except UserError:
+        raise
+    except Exception as e:  # whatever a network makes of arguments that are none
+        raise UserError(f'{name} cannot be made with {model_kwargs}: {type(e).__name__}, {e}') from e
     if weights:
         yield Path(weights).name, load_model(name, weights, model_kwargs=model_kwargs)
         return

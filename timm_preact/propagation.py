@@ -16,7 +16,6 @@ import dataclasses
 import io
 import json
 import math
-from collections import Counter
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -65,7 +64,7 @@ def graph_of(seed: int, device: torch.device) -> Iterator[None]:
         # not torch.manual_seed, which on a machine without a GPU leaves a note for one at each call
         torch.default_generator.manual_seed(seed)
         if cuda:
-            torch.cuda.manual_seed(seed)
+            torch.cuda.default_generators[device.index].manual_seed(seed)
         yield
 
 
@@ -91,8 +90,10 @@ def paths_of_post_activation(block: nn.Module, x: torch.Tensor) -> Paths:
     """timm's: its last activation follows the addition, and gets a copy of the sum, since it works in place."""
     post, sums = post_of(block), []
     handle = post.register_forward_pre_hook(lambda module, args: sums.append(args[0].clone()))
-    type(block).forward(block, x)
-    handle.remove()
+    try:
+        type(block).forward(block, x)
+    finally:
+        handle.remove()
     shortcut = x if block.downsample is None else block.downsample(x)
     return Paths(shortcut, 1., sums[0] - shortcut, post)
 
@@ -155,9 +156,16 @@ def residual_units(model: nn.Module) -> Dict[str, nn.Module]:
     """The units of `model` by name, in the order of its modules.
 
     Raises:
-        UserError: There is none.
+        UserError: There is none, or one of a class derived from a unit's, which may be anything.
     """
-    units = {name: module for name, module in unwrap_model(model).named_modules() if type(module) in PATHS}
+    units = {}
+    for name, module in unwrap_model(model).named_modules():
+        if type(module) in PATHS:
+            units[name] = module
+        elif isinstance(module, tuple(PATHS)):
+            kind, base = type(module).__name__, type(module).__mro__[1].__name__
+            raise UserError(f'{name} is a {kind}, derived from {base}: only units of that class itself can be taken '
+                            f'apart.')
     if not units:
         raise UserError(f'{type(model).__name__} has no residual units that can be taken apart: give a network of '
                         f"ours, one built of timm_preact.unit.ResidualUnit, or one of timm's resnet and resnetv2.")
@@ -185,12 +193,15 @@ def walk(
 
     Raises:
         UserError: There are no units, or they are no chain; weights or images hold NaN or infinity; every image is
-            constant; a label is no class.
+            constant; a label is no class; the classifier passes no gradient on; torch.inference_mode is on.
     """
+    if torch.is_inference_mode_enabled():
+        raise UserError('there are no gradients in torch.inference_mode: leave it, or call measure.')
     model = unwrap_model(model)
     units = residual_units(model)
     check_finite(model)
     check_images(images)
+    images = images.clone().requires_grad_()  # so that a path around the first unit is seen
     visits: List[Visit] = []
 
     def visit(name: str, unit: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -205,16 +216,20 @@ def walk(
         with graph_of(seed, images.device):
             with in_place_of(units, visit):
                 logits = model(images)
-            check_labels(logits, labels)
+            if not visits:
+                raise UserError(f'{type(model).__name__} does not run its residual units: there is nothing to measure.')
+            check_labels(model, logits, labels)
             loss = F.cross_entropy(logits, labels)
         (gradient,) = carry(loss, visits, [None])
+        if not gradient.any():
+            raise UserError('the classifier passes no gradient on: give it weights that are not zero.')
         direct = gradient
         yield Step(END, visits[-1].out.detach(), gradient, direct, loss=loss.item())
         while visits:
             name, unit, unit_seed, x, _ = visits.pop()
             leaf = x.detach().requires_grad_()
             with graph_of(unit_seed, x.device):
-                with dead_channels() as dead:
+                with relu_channels() as (dead, channels):
                     paths = PATHS[type(unit)](unit, leaf)
                     shortcut = times(paths.factor, paths.shortcut)
                     out = paths.post(shortcut + paths.branch)
@@ -223,7 +238,7 @@ def walk(
             (gradient,) = torch.autograd.grad(out, leaf, gradient, retain_graph=True)
             (direct,) = torch.autograd.grad(alone, leaf, direct)
             yield Step(name, leaf.detach(), gradient, direct, shortcut.detach(), paths.branch.detach(), factor,
-                       float(np.mean(dead)) if dead else math.nan)
+                       sum(dead.values()) / sum(channels.values()) if channels else math.nan)
             if visits:
                 gradient, direct = carry(x, visits, [gradient, direct])
 
@@ -234,15 +249,13 @@ def carry(target: torch.Tensor, visits: List[Visit], gradients: Sequence[Optiona
     Raises:
         UserError: It is made of what left another unit too, or not of this one.
     """
-    outs = [visit.out for visit in visits]
+    outs = [visits[0].x, *(visit.out for visit in visits)]
     if target is outs[-1]:
         return list(gradients)
     carried = []
     for gradient in gradients:
-        if not target.requires_grad:
-            *earlier, last = None, None
-        else:
-            *earlier, last = torch.autograd.grad(target, outs, gradient, retain_graph=True, allow_unused=True)
+        *earlier, last = torch.autograd.grad(
+            target, outs, gradient, retain_graph=True, allow_unused=True) if target.requires_grad else [None]
         if last is None or any(other is not None for other in earlier):
             raise UserError(f'what follows {visits[-1].name} does not read that unit alone: only networks whose units '
                             f'are a chain can be measured.')
@@ -269,30 +282,34 @@ def as_it_was(model: nn.Module, training: bool) -> Iterator[None]:
 @contextmanager
 def in_place_of(units: Dict[str, nn.Module], visit: Callable) -> Iterator[None]:
     """Calls of a unit, compiled or not, run visit(name, unit, x) inside."""
-    compiled = [unit._compiled_call_impl for unit in units.values()]
+    before = [(unit._compiled_call_impl, vars(unit).get('forward')) for unit in units.values()]
     for name, unit in units.items():
         unit._compiled_call_impl = None
         unit.forward = partial(visit, name, unit)
     try:
         yield
     finally:
-        for unit, call in zip(units.values(), compiled, strict=True):
-            unit._compiled_call_impl = call
+        for unit, (compiled, forward) in zip(units.values(), before, strict=True):
+            unit._compiled_call_impl = compiled
             del unit.forward
+            if forward is not None:
+                unit.forward = forward
 
 
 @contextmanager
-def dead_channels() -> Iterator[List[float]]:
-    """The share of dead channels of each ReLU that runs inside."""
-    shares: List[float] = []
+def relu_channels() -> Iterator[Tuple[Dict[nn.Module, int], Dict[nn.Module, int]]]:
+    """Of each ReLU that runs inside, how many channels are dead, and how many there are."""
+    dead: Dict[nn.Module, int] = {}
+    channels: Dict[nn.Module, int] = {}
 
     def look(module: nn.Module, args: Any, output: torch.Tensor) -> None:
         if isinstance(module, (nn.ReLU, nn.ReLU6)):
-            shares.append((output.detach().amax((0, *range(2, output.ndim))) <= 0).double().mean().item())
+            highest = output.detach().amax((0, *range(2, output.ndim)))
+            dead[module], channels[module] = int((highest <= 0).sum()), len(highest)
 
     handle = nn.modules.module.register_module_forward_hook(look)
     try:
-        yield shares
+        yield dead, channels
     finally:
         handle.remove()
 
@@ -312,9 +329,9 @@ def check_images(images: torch.Tensor) -> None:
         raise UserError('every image is constant, there is no signal in it: give real images.')
 
 
-def check_labels(logits: torch.Tensor, labels: torch.Tensor) -> None:
-    if logits.ndim != 2:
-        raise UserError('the network ends without a classifier: create it with num_classes and pooling.')
+def check_labels(model: nn.Module, logits: Any, labels: torch.Tensor) -> None:
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or getattr(model, 'num_classes', None) == 0:
+        raise UserError('the network does not end with one classifier: create it with num_classes and pooling.')
     if labels.shape != logits.shape[:1] or labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise UserError(f'labels must be {len(logits)} whole numbers from 0 to {logits.shape[1] - 1}: give the labels '
                         f'of these images for a network of as many classes.')
@@ -329,7 +346,7 @@ class Propagation:
     L2, over the whole batch, of the gradient of its mean cross-entropy.
 
     Attributes:
-        model: Name of the network.
+        model: Name of the network, or its class.
         weights: What it held: 'initialisation', a tag, or whose weights.
         images: Number of images.
         training: Whether it ran as in training.
@@ -373,6 +390,33 @@ class Propagation:
     eq4_deviation: np.ndarray
     eq5_deviation: np.ndarray
 
+    @property
+    def signal(self) -> float:
+        """How large the stream's standard deviation becomes, over that of the first unit's input."""
+        return float((self.stream_var.max() / self.stream_var[0]) ** 0.5)
+
+    @property
+    def growth(self) -> float:
+        """The gradient's norm at the first unit over that behind the last."""
+        return float(self.gradient[0] / self.gradient[-1])
+
+    @property
+    def direct(self) -> float:
+        """The gradient through the shortcuts alone at its weakest unit, over the gradient behind the last."""
+        return float(self.gradient_shortcuts[:-1].min() / self.gradient[-1])
+
+    @property
+    def cosine(self) -> float:
+        """The lowest `gradient_cosine`; NaN where there is none."""
+        cosines = self.gradient_cosine[~np.isnan(self.gradient_cosine)]
+        return float(cosines.min()) if cosines.size else math.nan
+
+    @property
+    def dead(self) -> float:
+        """The mean of `dead_relus` over units that have a ReLU; NaN where none has."""
+        shares = self.dead_relus[~np.isnan(self.dead_relus)]
+        return float(shares.mean()) if shares.size else math.nan
+
     @classmethod
     def columns(cls) -> Tuple[str, ...]:
         """Names of the arrays."""
@@ -389,15 +433,17 @@ class Propagation:
 
     def to_dict(self) -> Dict[str, Any]:
         """The fields as plain data: NaN is None, infinities are 'inf' and '-inf'."""
-        fields = dict(vars(self), units=list(self.units))
+        fields = dict(vars(self), units=list(self.units), loss=_plain(self.loss))
         return {**fields, **{column: [_plain(value) for value in fields[column].tolist()] for column in self.columns()}}
 
     @classmethod
     def from_dict(cls, fields: Dict[str, Any]) -> 'Propagation':
         """What `to_dict` made."""
-        arrays = {column: np.array([math.nan if value is None else float(value) for value in fields[column]])
-                  for column in cls.columns()}
-        return cls(**{**fields, **arrays, 'units': tuple(fields['units'])})
+        def number(value: Any) -> float:
+            return math.nan if value is None else float(value)
+
+        arrays = {column: np.array([number(value) for value in fields[column]]) for column in cls.columns()}
+        return cls(**{**fields, **arrays, 'units': tuple(fields['units']), 'loss': number(fields['loss'])})
 
     def to_json(self, path: Path) -> None:
         """`to_dict` as a file."""
@@ -419,19 +465,20 @@ def measure(
         labels: torch.Tensor,
         training: bool = True,
         seed: int = 0,
+        name: Optional[str] = None,
         weights: str = 'initialisation',
-        advance: Callable[[int], None] = lambda done: None,
 ) -> Propagation:
     """Mean, variance and gradient of every unit, see `Propagation`.
 
     Args:
         model: As for `walk`, as are `images`, `labels`, `training`, `seed` and the errors.
+        name: What to call the network; its architecture if not given.
         weights: What to call its weights.
-        advance: Called with 1 after each unit.
     """
     rows: List[Dict[str, Any]] = []
     last, product = None, 1.
-    with closing(walk(model, images, labels, training, seed)) as steps:
+    with torch.inference_mode(False), closing(
+            walk(model, images.clone(), labels.clone(), training, seed)) as steps:
         for step in steps:
             if last is None or not last.stream.shape == step.stream.shape == step.branch.shape:
                 last, branches = step, torch.zeros_like(step.stream)
@@ -454,9 +501,9 @@ def measure(
                 eq5_deviation=deviation(step.direct, last.direct),
             )
             rows.append(row)
-            advance(1)
     rows.reverse()
-    name = getattr(unwrap_model(model), 'pretrained_cfg', {}).get('architecture') or type(model).__name__
+    model = unwrap_model(model)
+    name = name or getattr(model, 'pretrained_cfg', {}).get('architecture') or type(model).__name__
     arrays = {column: np.array([row.get(column, math.nan) for row in rows]) for column in Propagation.columns()}
     return Propagation(name, weights, len(images), training, loss, tuple(row['unit'] for row in rows), **arrays)
 
@@ -495,7 +542,7 @@ def check(model: nn.Module, found: Propagation) -> Verdict:
     The range is a factor of SAFE either way: for the standard deviation of the stream, against the first unit's input;
     for the gradient, and for its part through the shortcuts alone, against what leaves the last unit. A gradient that
     grows on its way back is no alarm: the paper's own 1001 layers have one that grows by 200,000. A network that passes
-    can still fail for other reasons, as the paper's exclusive gates at biases of -3 to -5, which starve the branches.
+    can still fail for other reasons, as the paper's exclusive gates at biases of -3 to -5.
 
     Args:
         model: The network.
@@ -516,44 +563,56 @@ def check(model: nn.Module, found: Propagation) -> Verdict:
         row = next((row for row in order if not lowest <= values[row] <= highest or math.isinf(values[row])), None)
         if row is None:
             continue
+        where = 'behind the last unit' if found.units[row] == END else f'at {found.units[row]}'
         way = ('is no finite number' if not math.isfinite(values[row]) else
                f'falls below 1/{SAFE:,.0f}' if values[row] < lowest else f'rises above {SAFE:,.0f} times')
         if math.isfinite(values[row]):
             way += ' that of the first unit' if order is forward else ' that of the last'
         passed = [units[name] for name in (found.units[:row] if order is forward else found.units[row:-1])]
-        return Verdict(False, f'{what}: {subject} {way} at {found.units[row]}; {advice(passed)}.')
+        return Verdict(False, f'{what}: {subject} {way} {where}; {advice(passed)}.')
     return Verdict(True, (
-        f"{what}: over {len(units)} units the signal's standard deviation stays between {signal.min():.2g} and "
-        f'{signal.max():.2g} times that of the first unit, and the gradient through the shortcuts alone between '
+        f"{what}: over {len(found.units) - 1} units the signal's standard deviation stays between {signal.min():.2g} "
+        f'and {signal.max():.2g} times that of the first unit, and the gradient through the shortcuts alone between '
         f'{direct.min():.2g} and {direct.max():.2g} times what leaves the last.'))
 
 
 def advice(units: List[nn.Module]) -> str:
-    """What stands in the way in most of these units, and what the paper would do."""
-    found = Counter(obstacle(unit) for unit in units)
-    return found.most_common(1)[0][0] if found else obstacle(nn.Identity())
+    """What stands in the way in these units, the paper's worst first, and what the paper would do."""
+    for stands, sentence in OBSTACLES:
+        found = [unit for unit in units if stands(unit)]
+        if found:
+            return f'in {len(found)} of the {len(units)} units passed {sentence}'
+    return ('nothing stands on the shortcuts passed: look at the branches, which the paper begins with BN and ReLU '
+            '(Fig. 4(e)), and at the variances that BatchNorm divides by')
 
 
-def obstacle(unit: nn.Module) -> str:
-    """What stands in the way in a unit, the paper's worst first, and what the paper would do; errors of ResNet-110."""
-    merge, post = getattr(unit, 'merge', None), post_of(unit) if type(unit) in PATHS else nn.Identity()
+def projects_in_vain(unit: nn.Module) -> bool:
+    """Whether a 1x1 convolution stands on a shortcut that could be an identity."""
     conv = unit.shortcut[0] if isinstance(getattr(unit, 'shortcut', None), nn.Sequential) else None
-    if isinstance(merge, DropoutShortcut):
-        return 'dropout stands on the shortcut, where the paper would leave an identity (Table 1: it fails)'
-    if isinstance(merge, ConstantScaling) and merge.shortcut != 1:
-        return (f'the shortcut is multiplied by {merge.shortcut:g}, where the paper would leave an identity (Table 1: '
-                f'12.35 % error with 0.5 on both paths, 6.61 without)')
-    if isinstance(merge, ShortcutGate):
-        return ('a gate multiplies the shortcut by 1 - g, where the paper would leave an identity, or start the gate '
-                'at a bias of -6 (Table 1: 12.86 % error at 0, 6.91 at -6, 6.61 without)')
-    if conv is not None and conv.in_channels == conv.out_channels and conv.stride == (1, 1):
-        return ('a 1x1 convolution stands on the shortcut, where the paper would leave an identity (Table 1: 12.22 % '
-                'error, 6.61 without)')
-    if any(isinstance(module, nn.modules.batchnorm._NormBase) for module in post.modules()):
-        return ('a BatchNorm follows the addition, where the paper would have nothing and put BN and ReLU before the '
-                'weights (Table 2: 8.17 % error, 6.37 so)')
-    if not isinstance(post, nn.Identity):
-        return ('a ReLU follows the addition, where the paper would have nothing and put BN and ReLU before the '
-                'weights (Table 3: 7.61 % error at 1001 layers, 4.92 so)')
-    return ('nothing stands on these shortcuts, so the branches are too strong or too weak: the paper would begin each '
-            'with BN and ReLU (Fig. 4(e)) and draw weights by He\'s rule')
+    return conv is not None and conv.in_channels == conv.out_channels and conv.stride == (1, 1)
+
+
+def normalises_sum(unit: nn.Module) -> bool:
+    return any(isinstance(module, nn.modules.batchnorm._NormBase) for module in post_of(unit).modules())
+
+
+# What may stand in the way, and what the paper would do, with its errors of ResNet-110 on CIFAR-10
+OBSTACLES: List[Tuple[Callable[[nn.Module], bool], str]] = [
+    (lambda unit: isinstance(getattr(unit, 'merge', None), DropoutShortcut),
+     'dropout stands on the shortcut, where the paper would leave an identity (Table 1: it fails)'),
+    (lambda unit: isinstance(getattr(unit, 'merge', None), ConstantScaling) and unit.merge.shortcut != 1,
+     'a constant multiplies the shortcut, where the paper would leave an identity (Table 1: with 0.5 it fails, or has '
+     '12.35 % error with 0.5 on the branch too, 6.61 without)'),
+    (lambda unit: isinstance(getattr(unit, 'merge', None), ShortcutGate),
+     'a gate multiplies the shortcut by 1 - g, where the paper would leave an identity, or start the gate at a bias of '
+     '-6 (Table 1: 12.86 % error at 0, 6.91 at -6, 6.61 without)'),
+    (projects_in_vain,
+     'a 1x1 convolution stands on the shortcut, where the paper would leave an identity (Table 1: 12.22 % error, 6.61 '
+     'without)'),
+    (normalises_sum,
+     'a BatchNorm follows the addition, where the paper would have nothing and put BN and ReLU before the weights '
+     '(Table 2: 8.17 % error, 6.37 so)'),
+    (lambda unit: not isinstance(post_of(unit), nn.Identity),
+     'a ReLU follows the addition, where the paper would have nothing and put BN and ReLU before the weights (Table 3: '
+     '7.61 % error at 1001 layers, 4.92 so)'),
+]

@@ -48,8 +48,9 @@ def draw(networks: Dict[str, Sequence[Propagation]], path: Path, columns: int = 
             panel.sharey(panels[0])
     drawn = np.concatenate([relative(values, result) for results in networks.values() for result in results
                             for values in (result.gradient, result.gradient_shortcuts)])
-    floor = max(FLOOR, np.nanmin(drawn[drawn > 0]) / 3)
-    gradients[0].set_ylim(floor, 3 * np.nanmax(drawn))
+    drawn = drawn[drawn > 0]
+    floor = max(FLOOR, drawn.min() / 3) if drawn.size else FLOOR
+    gradients[0].set_ylim(floor, 3 * drawn.max() if drawn.size else 1)
     for (title, results), signal, gradient in zip(networks.items(), signals, gradients, strict=False):
         draw_network(signal, gradient, results, floor)
         signal.set_title(title, fontsize='medium')

@@ -11,6 +11,7 @@ docs/guidelines.md.
 """
 import json
 import math
+import operator
 import platform
 import re
 import shlex
@@ -41,6 +42,7 @@ from train.tables import DATA_FOLDER, ROOT, data_of, load_sets, rows_named
 DOCS = ROOT / 'docs'
 MEASURED = DOCS / 'propagation'
 DRAWS = 3  # of the initial weights
+DRAWN = ('signal', 'growth', 'direct')  # what is kept of every draw; a row's number is the median
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -56,12 +58,7 @@ def rounded(fields: Dict[str, Any]) -> Dict[str, Any]:
 
 def summary(model: torch.nn.Module, found: Propagation) -> Dict[str, Any]:
     """What a draw of the weights is remembered by."""
-    return rounded(dict(
-        safe=check(model, found).safe,
-        direct=float(found.gradient_shortcuts[:-1].min() / found.gradient[-1]),
-        gradient=float(found.gradient[0] / found.gradient[-1]),
-        signal=float((found.stream_var.max() / found.stream_var[0]) ** 0.5),
-    ))
+    return rounded(dict(safe=check(model, found).safe, **{what: getattr(found, what) for what in DRAWN}))
 
 
 def measure_row(row: Row, images: ImageSet, count: int, draws: int, run: Optional[Path]) -> Dict[str, Any]:
@@ -129,17 +126,14 @@ def inside(found: Propagation) -> List[int]:
     return [row for row, unit in enumerate(found.units) if unit != END and not unit.endswith('blocks.0')]
 
 
-# What is said of a row: of three draws their median, else of the one that is drawn in the pictures
-DRAWN = ('direct', 'gradient', 'signal')
+# What is said of a row in the state that is drawn in the pictures
 OF_STATE = {
-    'direct': lambda found: found.gradient_shortcuts[:-1].min() / found.gradient[-1],
-    'gradient': lambda found: found.gradient[0] / found.gradient[-1],
-    'signal': lambda found: (found.stream_var.max() / found.stream_var[0]) ** 0.5,
+    **{what: operator.attrgetter(what) for what in DRAWN},
     'branch': lambda found: np.nanmedian(found.branch_var / found.stream_var),
     'factors': lambda found: found.scaling_product[0],
     'eq4': lambda found: np.nanmax(found.eq4_deviation[inside(found)]),
     'eq5': lambda found: np.nanmax(found.eq5_deviation[inside(found)]),
-    'dead': lambda found: 100 * np.nanmean(found.dead_relus),
+    'dead': lambda found: 100 * found.dead,
     'mean': lambda found: found.stream_mean[-1] / found.stream_var[-1] ** 0.5,
 }
 
@@ -194,10 +188,10 @@ OTHERS = ('110-1layer-orig', '110-1layer', '164-orig', '164-bn_after_add', '164-
           '164-full', '1001-orig', '1001-full')
 PICTURES: Dict[str, Tuple[str, ...]] = {
     'layers_110': LAYERS_110, 'layers_1001': ('1001-orig', '1001-full'), 'layers_20': LAYERS_20}
-INITIAL = (('paper, error %', 'paper'), ('direct', 'direct'), ('gradient', 'gradient'), ('signal', 'signal'),
+INITIAL = (('paper, error %', 'paper'), ('direct', 'direct'), ('gradient', 'growth'), ('signal', 'signal'),
            ('factors', 'factors'), ('Eq. 4 off by', 'eq4'), ('Eq. 5 off by', 'eq5'))
 TRAINED = (('ours, error %', 'ours'), ('direct', 'direct'), ('... trained', 'trained.direct'),
-           ('gradient', 'gradient'), ('... trained', 'trained.gradient'), ('factors', 'factors'),
+           ('gradient', 'growth'), ('... trained', 'trained.growth'), ('factors', 'factors'),
            ('... trained', 'trained.factors'), ('dead ReLUs, %', 'dead'), ('... trained', 'trained.dead'))
 TABLES = {
     'layers_110': (LAYERS_110, INITIAL), 'others': (OTHERS, INITIAL), 'layers_20': (LAYERS_20, TRAINED),
