@@ -17,8 +17,7 @@ from torch import nn
 
 from timm_preact.errors import UserError
 from timm_preact.evaluation import Images, eval_transform
-from timm_preact.propagation import END, Propagation, check, measure, residual_units, walk
-from timm_preact.propagation_figure import draw
+from timm_preact.propagation import END, Propagation, check, draw, measure, residual_units, walk
 from timm_preact.unit import MERGES, PLACEMENTS, ResidualUnit
 
 # Whether the gradient through the shortcuts survives 54 units, and the error in the paper's Tables 1 and 2. The limit

@@ -429,7 +429,6 @@ def propagate(
     from .data import load_sample
     from .errors import check_device, check_name
     from .evaluation import Images, eval_transform, load_states, open_images
-    from .propagation_figure import draw
     where, kwargs = check_device(device), parse_model_kwargs(model_kwargs or [])
     models = list(dict.fromkeys(models))
     if weights and len(models) > 1:
@@ -469,7 +468,7 @@ def propagate(
             written += [to / f'{found.model}.{found.weights}.{kind}' for kind in ('csv', 'json')]
             found.to_csv(written[-2])
             found.to_json(written[-1])
-        if draw(results, to / 'propagation.png'):
+        if propagation.draw(results, to / 'propagation.png'):
             written.append(to / 'propagation.png')
         print(f'wrote {", ".join(path.name for path in written)} in {to}')
     if check and not all(verdict.safe for verdict in verdicts):

@@ -31,8 +31,7 @@ from timm_preact.data import ImageSet
 from timm_preact.errors import UserError, one_sentence_errors
 from timm_preact.evaluation import Images, eval_transform, load_model
 from timm_preact.files import write_atomically
-from timm_preact.propagation import END, SAFE, Propagation, check, measure
-from timm_preact.propagation_figure import draw
+from timm_preact.propagation import END, SAFE, Propagation, check, draw, measure
 from timm_preact.weights import read_config
 from train.evidence import RESULTS, collect
 from train.figures import STYLES, new_figure, save_figure

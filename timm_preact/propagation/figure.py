@@ -9,8 +9,8 @@ from typing import Any, Dict, List, Sequence
 
 import numpy as np
 
-from .files import write_atomically
-from .propagation import Propagation
+from ..files import write_atomically
+from .results import Propagation
 
 __all__ = ['draw']
 
