@@ -125,6 +125,23 @@ def inside(found: Propagation) -> List[int]:
     return [row for row, unit in enumerate(found.units) if unit != END and not unit.endswith('blocks.0')]
 
 
+def stage_starts(found: Propagation) -> List[int]:
+    """Rows of the first unit of each stage, and the last row."""
+    return [row for row, unit in enumerate(found.units) if unit == END or unit.endswith('blocks.0')]
+
+
+def kept_within(found: Propagation) -> float:
+    """Of the direct term at a stage's end, what is left at its second unit: the geometric mean of the stages."""
+    starts, direct = stage_starts(found), found.gradient_shortcuts
+    return float(np.exp(np.mean([np.log(direct[a + 1] / direct[b]) for a, b in zip(starts, starts[1:], strict=False)])))
+
+
+def kept_at_changes(found: Propagation) -> float:
+    """The same of the first unit of each stage but the first, which halves the size."""
+    direct = found.gradient_shortcuts
+    return float(np.exp(np.mean([np.log(direct[row] / direct[row + 1]) for row in stage_starts(found)[1:-1]])))
+
+
 # What is said of a row in the state that is drawn in the pictures
 OF_STATE = {
     **{what: operator.attrgetter(what) for what in DRAWN},
@@ -133,6 +150,8 @@ OF_STATE = {
     'eq4': lambda found: np.nanmax(found.eq4_deviation[inside(found)]),
     'eq5': lambda found: np.nanmax(found.eq5_deviation[inside(found)]),
     'dead': lambda found: 100 * found.dead,
+    'within': kept_within,
+    'change': kept_at_changes,
     'mean': lambda found: found.stream_mean[-1] / found.stream_var[-1] ** 0.5,
 }
 

@@ -62,6 +62,8 @@ def draw(networks: Dict[str, Sequence[Propagation]], path: Path, columns: int = 
     for row in grid:
         for panel in row[1:]:
             panel.tick_params(labelleft=False)
+    for panel in gradients[max(0, len(networks) - columns):len(networks)]:  # those with nothing below
+        panel.tick_params(labelbottom=True)
     figure.supxlabel('unit, from the first to what leaves the last; a line begins a stage', fontsize='medium')
     figure.legend(handles=legend(networks), loc='outside upper center', ncols=4 if columns > 3 else 2, frameon=False,
                   fontsize='small')
