@@ -418,6 +418,22 @@ def silent():
     return model
 
 
+class FrozenStem(PooledNet):
+    def forward(self, x):
+        with torch.no_grad():
+            x = self.stem(x)
+        return self.fc(self.rest(self.pool(self.first(x))).mean((2, 3)))
+
+
+def test_a_stem_without_gradient_is_no_matter(sample):
+    torch.manual_seed(0)
+    model = FrozenStem()
+    x, y = Images(sample, lambda image: torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255).spread(4)
+    found = measure(model, x, y)
+    torch.manual_seed(0)
+    np.testing.assert_array_equal(found.gradient, measure(PooledNet(), x, y).gradient)
+
+
 class TwoReaders(PooledNet):
     def forward(self, x):
         x = self.pool(self.first(self.stem(x)))

@@ -129,7 +129,7 @@ def carry(target: torch.Tensor, visits: List[Visit], gradients: Sequence[Optiona
     Raises:
         UserError: It is made of what left another unit too, or not of this one.
     """
-    outs = [visits[0].x, *(visit.out for visit in visits)]
+    outs = [x for x in (visits[0].x, *(visit.out for visit in visits)) if x.requires_grad]
     if target is outs[-1]:
         return list(gradients)
     carried = []
