@@ -120,14 +120,14 @@ def read_measured(folder: Path) -> Dict[str, Dict[str, Any]]:
     return measured
 
 
-def inside(found: Propagation) -> List[int]:
-    """Rows of units behind the first of their stage, whose shortcuts are what the row says and no transition."""
-    return [row for row, unit in enumerate(found.units) if unit != END and not unit.endswith('blocks.0')]
-
-
 def stage_starts(found: Propagation) -> List[int]:
     """Rows of the first unit of each stage, and the last row."""
     return [row for row, unit in enumerate(found.units) if unit == END or unit.endswith('blocks.0')]
+
+
+def inside(found: Propagation) -> List[int]:
+    """Rows of the other units, whose shortcuts are what the row of the table says and change no shape."""
+    return sorted(set(range(len(found.units))) - set(stage_starts(found)))
 
 
 def kept_within(found: Propagation) -> float:
@@ -157,7 +157,7 @@ OF_STATE = {
 
 
 def value_of(key: str, measured: Dict[str, Dict[str, Any]], results: Dict[str, Any]) -> Any:
-    """What a key stands for: ROW.WHAT or ROW.trained.WHAT, of OF_STATE; ROW.paper and ROW.ours are test errors."""
+    """What a key stands for: ROW:WHAT or ROW:trained.WHAT, of OF_STATE; ROW:paper and ROW:ours are test errors."""
     row, _, what = key.partition(':')
     if what in ('paper', 'ours'):
         error = ROWS[row].paper if what == 'paper' else median_error(results[row])
