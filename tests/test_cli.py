@@ -178,6 +178,7 @@ def check_of(*arguments):
 
 def test_propagate_measures_initial_and_shipped_weights_and_writes_what_it_found(tmp_path):
     names = 'preact_resnet20', 'preact_resnet110_orig_const_scale'
+    run('propagate', names[0], '--eval', '--batch-size', 4, '--to', tmp_path / 'eval')
     output = run('propagate', *names, '--batch-size', 4, '--to', tmp_path / 'out')
     rows = [line.split()[:3] for line in output.splitlines() if line.strip().startswith('preact_resnet')]
     assert rows == [[names[0], 'initialisation', 'yes'], [names[0], 'cifar10', 'yes'],
@@ -186,6 +187,8 @@ def test_propagate_measures_initial_and_shipped_weights_and_writes_what_it_found
     assert {path.name for path in (tmp_path / 'out').iterdir()} == {
         'propagation.png', *(f'{stem}.{kind}' for stem in stems for kind in ('csv', 'json'))}
     found = Propagation.from_json(tmp_path / 'out' / f'{names[1]}.initialisation.json')
+    for folder, training in (('out', True), ('eval', False)):
+        assert Propagation.from_json(tmp_path / folder / f'{names[0]}.cifar10.json').training is training
     assert len(found.units) == 55 and found.images == 4 and found.scaling_product[0] == 0.5 ** 54
 
 
@@ -221,6 +224,10 @@ def my_plain_resnet(pretrained=False, **kwargs):
     torch.save(model.state_dict(), tmp_path / 'w.pth')
     code, lines = check_of('preact_resnet56', '--weights', tmp_path / 'w.pth', '--model-kwargs', 'layers=[3, 3, 3]')
     assert code == 0 and lines[1].startswith('preact_resnet56 (w.pth): over 9 units')
+    torch.save(timm.create_model('preact_resnet20', num_classes=12).state_dict(), tmp_path / 'twelve.pth')
+    twelve = 'preact_resnet20', '--weights', tmp_path / 'twelve.pth'
+    assert 'pass --num-classes 12' in refusal('propagate', *twelve)
+    assert check_of(*twelve, '--num-classes', 12)[0] == 0
     assert 'does not fit preact_resnet56' in refusal('propagate', 'preact_resnet56', '--weights', tmp_path / 'w.pth')
 
 

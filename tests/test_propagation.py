@@ -13,11 +13,13 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 from timm_preact.errors import UserError
 from timm_preact.evaluation import Images, eval_transform
 from timm_preact.propagation import END, Propagation, check, draw, measure, residual_units, walk
+from timm_preact.propagation.figure import compose
 from timm_preact.unit import MERGES, PLACEMENTS, ResidualUnit
 
 # Whether the gradient through the shortcuts survives 54 units, and the error in the paper's Tables 1 and 2. The limit
@@ -489,12 +491,24 @@ def test_weights_that_are_not_finite_are_named(sample):
         measure(model, *batch(model, sample))
 
 
-def test_networks_are_drawn_on_the_same_axes(sample, tmp_path):
+def test_networks_are_drawn_on_the_same_axes_and_told_without_colour(sample, tmp_path):
     nets = {name: create('preact_resnet20', placement=name) for name in PLACEMENTS}
     found = {name: [measure(net, *batch(net, sample))] for name, net in nets.items()}
     found['full'].append(measure(nets['full'], *batch(nets['full'], sample), weights='trained'))
+    figure = compose(found, columns=3)
+    panels = [panel for panel in figure.axes if panel.lines]
+    assert len(panels) == 2 * len(PLACEMENTS) and {panel.get_xlim() for panel in panels} == {panels[0].get_xlim()}
+    signals = [panel for panel in panels if panel.get_title()]
+    gradients = [panel for panel in panels if not panel.get_title()]
+    assert [panel.get_title() for panel in signals] == list(PLACEMENTS)
+    for same in (signals, gradients):
+        assert {panel.get_ylim() for panel in same} == {same[0].get_ylim()}
+    for panel, results in zip(gradients, found.values(), strict=True):
+        lines = [line for line in panel.lines if len(line.get_xdata()) == 10]
+        assert len({(line.get_linestyle(), line.get_marker()) for line in lines}) == 2 * len(results) == len(lines)
+        np.testing.assert_allclose(lines[0].get_ydata(), results[0].gradient / results[0].gradient[-1])
+        np.testing.assert_allclose(lines[1].get_ydata(), results[0].gradient_shortcuts / results[0].gradient[-1])
     assert draw(found, tmp_path / 'p.png', columns=3)
-    from PIL import Image
     with Image.open(tmp_path / 'p.png') as picture:
         assert picture.width > 900 and picture.height > 1000
 

@@ -77,6 +77,14 @@ def test_the_price_of_recomputing_that_the_readme_quotes_is_the_result_files():
             in ' '.join(README.split()))
 
 
+def test_what_propagation_costs_in_the_readme_is_the_result_file():
+    result = json.loads((ROOT / 'train' / 'results' / 'benchmark_propagation.json').read_text())
+    (ours, plain), (memory, peer) = result['medians'].values(), result['peak_memory_bytes'].values()
+    assert (f"{result['model'][-4:]} layers at batch {result['batch_size']} take {ours:.0f} seconds and "
+            f'{memory / 2 ** 30:.1f} GiB on 2 cores, a forward and backward pass {plain:.0f} and {peer / 2 ** 30:.1f}'
+            in ' '.join(README.split()))
+
+
 def test_ci_runs_the_readmes_test_command():
     """.ci/run cuts the command out of the README between its mark and the end of the code block."""
     block = README.split('<!-- tests -->\n```sh\n')[1].split('\n```')[0]

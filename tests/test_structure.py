@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {'errors', 'version'},
     {'data', 'files', 'compilation', 'kernels'},
-    {'memory'},
+    {'figures', 'memory'},
     {'unit'},
     {'init'},
     {'weights', 'weights.*'},

@@ -4,7 +4,6 @@ Every contestant runs once a round, in turn, each round beginning with another o
 of the rounds: machines are noisy, and their noise is shared so. Peers run as they come, in eager mode, but in the
 channels-last memory format, in which all of them are fastest on a CPU and on a GPU with tensor cores.
 """
-import io
 import json
 import os
 import platform
@@ -28,6 +27,7 @@ from torch.utils._pytree import tree_leaves
 
 from .catalog import MEASURED, PAPER, count_macs, depth_of
 from .errors import UserError
+from .figures import new_figure, save_figure
 from .files import write_atomically
 from .inference import optimize
 from .memory import bytes_kept
@@ -383,11 +383,6 @@ def draw(result: Dict[str, Any], path: Path) -> bool:
 
     Needs matplotlib, and networks of which an error is known.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        print("no picture: pip install 'timm-preact[train]' for matplotlib.", file=sys.stderr)
-        return False
     panels: Dict[Tuple, List[Dict[str, Any]]] = {}
     for run in result['runs']:
         setting = run['setting']
@@ -398,16 +393,16 @@ def draw(result: Dict[str, Any], path: Path) -> bool:
         return False
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(6.4 * columns, 4.6 * rows), layout='constrained')
+    figure = new_figure(6.4 * columns, 4.6 * rows)
+    if figure is None:
+        return False
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, ((task, dtype, batch, size), runs) in zip(grid, panels.items(), strict=False):
         draw_panel(axes, runs)
         axes.set(title=f'{task}, {dtype}, batch {batch} at {size}x{size}', xlabel='images/s', ylabel='top-1 error, %')
     for axes in grid[len(panels):]:
         axes.remove()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format='png', dpi=150, metadata={'Software': None})
-    write_atomically(path, buffer.getvalue())
+    save_figure(figure, path)
     return True
 
 

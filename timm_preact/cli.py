@@ -408,6 +408,7 @@ def propagate(
         split: str = typer.Option('test', help='Split of the data set.'),
         batch_size: int = typer.Option(32, min=1, help='How many images, evenly spread over the split.'),
         weights: Optional[str] = typer.Option(None, help='Weights of your own: a file, or a folder of train.cifar.'),
+        num_classes: Optional[int] = typer.Option(None, help='Classes of weights of your own, where not the name\'s.'),
         pretrained: bool = typer.Option(False, '--pretrained', help='Fetch published weights too, where there are.'),
         model_kwargs: Optional[List[str]] = typer.Option(
             None, help='An argument of the networks, e.g. shortcut=C; may be repeated.'),
@@ -430,6 +431,8 @@ def propagate(
     from .errors import check_device, check_name
     from .evaluation import Images, eval_transform, load_states, open_images
     where, kwargs = check_device(device), parse_model_kwargs(model_kwargs or [])
+    if num_classes is not None:
+        kwargs['num_classes'] = num_classes
     models = list(dict.fromkeys(models))
     if weights and len(models) > 1:
         raise UserError('--weights are those of one network: name one.')

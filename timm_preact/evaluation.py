@@ -199,7 +199,7 @@ def load_states(
     except UserError:
         raise
     except Exception as e:  # whatever a network makes of arguments that are none
-        raise UserError(f'{name} cannot be made with {model_kwargs}: {type(e).__name__}, {e}') from e
+        raise UserError(f'{name} cannot be made with the arguments {kwargs}: {type(e).__name__}, {e}') from e
     if weights:
         yield Path(weights).name, load_model(name, weights, model_kwargs=model_kwargs)
         return

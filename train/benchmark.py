@@ -43,6 +43,7 @@ from timm_preact.benchmark import alternate, fastest_peer, hardware, markdown
 from timm_preact.data import ImageSet, load_image_set
 from timm_preact.errors import UserError, check_name, one_sentence_errors
 from timm_preact.files import write_atomically
+from train import pages
 from train.batches import EpochPlan, error_on
 from train.recipe import RECIPES, Recipe, lr_at, parameter_groups
 from train.run import Run, local_device, peak_memory
@@ -478,6 +479,41 @@ def compilation(rounds: int = typer.Option(3, help='Measurements of each.')) -> 
     side_by_side('compilation', 's', contestants, rounds, batch_size=16)
 
 
+# One measurement, in a process of its own: seconds, and the most memory that the process ever had
+PROPAGATED = '''
+import resource, sys, time, timm, torch, timm_preact
+from timm_preact.data import load_sample
+from timm_preact.evaluation import Images, eval_transform
+from timm_preact.propagation import measure
+model = timm.create_model('preact_resnet1001').train()
+x, y = Images(load_sample(), eval_transform(model)).spread(32)
+start = time.perf_counter()
+if sys.argv[1] == 'measure':
+    measure(model, x, y)
+else:
+    torch.nn.functional.cross_entropy(model(x), y).backward()
+print('measured', time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+'''
+
+
+@app.command()
+@one_sentence_errors
+def propagation(rounds: int = typer.Option(3, help='Measurements of each.')) -> None:
+    """timm_preact.propagation.measure of preact_resnet1001 at batch 32, beside the gradients of one training step."""
+    def seconds(contestant: str, argument: str) -> Callable[[], float]:
+        def measure() -> float:
+            output = output_of([sys.executable, '-c', PROPAGATED, argument])
+            elapsed, memory = re.search('^measured (.*) (.*)$', output, re.MULTILINE).groups()
+            peaks[contestant] = max(peaks.get(contestant, 0), int(memory))
+            return float(elapsed)
+        return measure
+
+    peaks: Dict[str, int] = {}
+    contestants = {'propagation.measure': 'measure', 'forward and backward': 'step'}
+    side_by_side('propagation', 's', {name: seconds(name, argument) for name, argument in contestants.items()}, rounds,
+                 model='preact_resnet1001', batch_size=32, peak_memory_bytes=peaks)
+
+
 def speed_table(read: Callable[[str], Dict[str, Any]]) -> str:
     """Ours against the fastest peer, of the networks that the README shows."""
     lines = ['| | ours, images/s | fastest peer | speed | memory |', '|---|--:|--:|--:|--:|']
@@ -539,18 +575,14 @@ def filled(text: str) -> str:
         folder = RESULTS if name.startswith('benchmark_') else BENCHMARKS
         return json.loads((folder / f'{name}.json').read_text())
 
-    def table(match: re.Match) -> str:
-        name = match[1]
-        if name not in TABLES:
-            return match[0]
-        content = speed_table(read) if name == 'speed' else TABLES[name](read(name)).strip()
-        return f'<!-- {name} -->\n{content}\n<!-- /{name} -->'
+    def table(name: str) -> str:
+        return TABLES[name](read(name))
 
-    return re.sub(r'<!-- (\w+) -->\n.*?<!-- /\1 -->', table, text, flags=re.DOTALL)
+    return pages.filled(text, {**{name: partial(table, name) for name in TABLES}, 'speed': partial(speed_table, read)})
 
 
 TABLES = dict(
-    speed=speed_table, benchmark_compilation=compilation_table, int8_preact_resnet20=int8_table, growth=growth_table,
+    benchmark_compilation=compilation_table, int8_preact_resnet20=int8_table, growth=growth_table,
     **dict.fromkeys(('cifar_inference', 'imagenet_inference', 'cifar_training', 'settled_training',
                      'imagenet_training', 'preact_resnet1001_training'), markdown))
 

@@ -3,15 +3,13 @@
 A line differs from the next by its dashes and its marker as well as by its colour (Okabe and Ito's palette), so that it
 can be told in print and by colour-blind eyes. Needs matplotlib: pip install 'timm-preact[train]'.
 """
-import io
 import statistics
-import sys
 from pathlib import Path
 from typing import Any, Dict, List
 
-from timm_preact.files import write_atomically
+from timm_preact.figures import new_figure, save_figure
 
-__all__ = ['plot_comparisons', 'plot_run']
+__all__ = ['STYLES', 'plot_comparisons', 'plot_run']
 
 STYLES = [
     dict(color='#000000', linestyle='--', marker='o'),
@@ -20,22 +18,6 @@ STYLES = [
     dict(color='#009e73', linestyle=':', marker='D'),
     dict(color='#cc79a7', linestyle=(0, (5, 1, 1, 1, 1, 1)), marker='v'),
 ]
-
-
-def new_figure(width: float, height: float):
-    """A figure that needs no display; None, with a sentence, without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        print("no pictures: pip install 'timm-preact[train]' for matplotlib.", file=sys.stderr)
-        return None
-    return Figure(figsize=(width, height), layout='constrained')
-
-
-def save_figure(figure, path: Path) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format='png', dpi=150, metadata={'Software': None})
-    write_atomically(path, buffer.getvalue())
 
 
 def plot_run(result: Dict[str, Any], path: Path) -> None:

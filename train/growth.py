@@ -31,10 +31,10 @@ from torch import nn
 import timm_preact  # noqa: F401
 from timm_preact.benchmark import hardware
 from timm_preact.errors import UserError, one_sentence_errors
+from timm_preact.figures import new_figure, save_figure
 from timm_preact.files import write_atomically
 from timm_preact.inference import optimize
 from timm_preact.memory import bytes_kept
-from train.figures import new_figure, save_figure
 
 ROOT = Path(__file__).parents[1]
 FAMILIES: Dict[str, Dict[int, str]] = {

@@ -17,6 +17,7 @@ import re
 import shlex
 import statistics
 import sys
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
@@ -30,11 +31,13 @@ from timm_preact.benchmark import hardware
 from timm_preact.data import ImageSet
 from timm_preact.errors import UserError, one_sentence_errors
 from timm_preact.evaluation import Images, eval_transform, load_model
+from timm_preact.figures import new_figure, save_figure
 from timm_preact.files import write_atomically
 from timm_preact.propagation import END, SAFE, Propagation, check, draw, measure
 from timm_preact.weights import read_config
+from train import pages
 from train.evidence import RESULTS, collect
-from train.figures import STYLES, new_figure, save_figure
+from train.figures import STYLES
 from train.rows import ROWS, Row
 from train.tables import DATA_FOLDER, ROOT, data_of, load_sets, rows_named
 
@@ -256,15 +259,9 @@ def draw_errors(measured: Dict[str, Any], path: Path) -> None:
 
 
 def filled(text: str, measured: Dict[str, Any], results: Dict[str, Any]) -> str:
-    """`text` with every table between <!-- NAME --> and <!-- /NAME -->, and every number between <!--= KEY --> and
-    <!--/-->, as measured."""
-    def table(match: re.Match) -> str:
-        name = match[1]
-        content = (table_of(*TABLES[name], measured, results) if name in TABLES else
-                   warmup_table() if name == 'warmup' else facts(measured))
-        return f'<!-- {match[1]} -->\n{content}\n<!-- /{match[1]} -->'
-
-    text = re.sub(r'<!-- (\w+) -->\n.*?<!-- /\1 -->', table, text, flags=re.DOTALL)
+    """`text` with its tables, and every number between <!--= KEY --> and <!--/-->, as measured."""
+    tables = {name: partial(table_of, *table, measured, results) for name, table in TABLES.items()}
+    text = pages.filled(text, dict(tables, warmup=warmup_table, facts=partial(facts, measured)))
     return re.sub(r'<!--= (\S+) -->.*?<!--/-->',
                   lambda match: f'<!--= {match[1]} -->{value_of(match[1], measured, results)}<!--/-->', text)
 

@@ -50,13 +50,13 @@ from train.evidence import (
     shown,
 )
 from train.figures import plot_comparisons
+from train.pages import filled
 from train.recipe import choose_recipe
 from train.rows import CIFAR, DATA, FIGURES, ROWS, SMALL_FIGURES, Row
 from train.run import FolderTaken, Run, local_device, train_together
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / 'README.md'
-MARKS = '<!-- results -->', '<!-- /results -->'
 DATA_FOLDER = 'data'
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -287,9 +287,7 @@ def write_report(results: Path = RESULTS_OPTION) -> None:
     write_atomically(results / 'README.md', report(results, found).encode())
     print(f'{results / "README.md"} is written from {sum(map(len, found.values()))} runs.')
     if results == RESULTS:
-        text = README.read_text()
-        before, after = text.split(MARKS[0])[0], text.split(MARKS[1])[1]
-        write_atomically(README, f'{before}{MARKS[0]}\n{readme_block(found)}{MARKS[1]}{after}'.encode())
+        write_atomically(README, filled(README.read_text(), {'results': lambda: readme_block(found)}).encode())
 
 
 @app.command('plot')

@@ -2,14 +2,12 @@
 
 Without colour a line is told by its dashes (the whole or a part of it) and by its marker (whose weights).
 """
-import io
-import sys
 from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
 import numpy as np
 
-from ..files import write_atomically
+from ..figures import new_figure, save_figure
 from .results import Propagation
 
 __all__ = ['draw']
@@ -25,22 +23,26 @@ FLOOR = 1e-8  # what is less is drawn on the lower edge, the gradient that leave
 
 
 def draw(networks: Dict[str, Sequence[Propagation]], path: Path, columns: int = 6) -> bool:
-    """Write a PNG: above, the variance of the stream and of the branches; below, the gradient and its part through the
-    shortcuts alone, over what leaves the last unit. Whether it is drawn: matplotlib is needed.
+    """Write `compose`'s figure as a PNG. Whether it is drawn: matplotlib is needed."""
+    figure = compose(networks, columns)
+    if figure is not None:
+        save_figure(figure, path)
+    return figure is not None
+
+
+def compose(networks: Dict[str, Sequence[Propagation]], columns: int = 6) -> Any:
+    """A figure: above, the variance of the stream and of the branches; below, the gradient and its part through the
+    shortcuts alone, over what leaves the last unit. None without matplotlib.
 
     Args:
         networks: By title, one network each with all that it held, such as initial and trained weights.
-        path: PNG to write.
         columns: Networks side by side.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        print("no picture: pip install 'timm-preact[train]' for matplotlib.", file=sys.stderr)
-        return False
     columns = min(columns, len(networks))
     bands = -(-len(networks) // columns)
-    figure = Figure(figsize=(max(6., 1 + 2.3 * columns), 0.9 + 4.2 * bands), layout='constrained')
+    figure = new_figure(max(6., 1 + 2.3 * columns), 0.9 + 4.2 * bands)
+    if figure is None:
+        return None
     grid = figure.subplots(2 * bands, columns, squeeze=False, sharex='all')
     signals, gradients = grid[::2].flatten(), grid[1::2].flatten()
     for panels in (signals, gradients):
@@ -67,10 +69,7 @@ def draw(networks: Dict[str, Sequence[Propagation]], path: Path, columns: int = 
     figure.supxlabel('unit, from the first to what leaves the last; a line begins a stage', fontsize='medium')
     figure.legend(handles=legend(networks), loc='outside upper center', ncols=4 if columns > 3 else 2, frameon=False,
                   fontsize='small')
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format='png', dpi=130, metadata={'Software': None})
-    write_atomically(path, buffer.getvalue())
-    return True
+    return figure
 
 
 def relative(values: np.ndarray, result: Propagation) -> np.ndarray:

@@ -81,7 +81,7 @@ def walk(
     units = residual_units(model)
     check_finite(model)
     check_images(images)
-    images = images.clone().requires_grad_()  # so that a path around the first unit is seen
+    images = images.detach().requires_grad_()  # so that a path around the first unit is seen
     visits: List[Visit] = []
 
     def visit(name: str, unit: nn.Module, x: torch.Tensor) -> torch.Tensor:
