@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import math
+import re
 import subprocess
 import sys
 
@@ -208,6 +209,19 @@ def test_gradients_are_those_of_a_training_step(sample, kwargs):
     expected = true_gradients(model, x, y, names)
     for step in steps[1:]:
         torch.testing.assert_close(step.gradient, expected[step.name], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize('name, last', [
+    ('preact_resnet20', 'residual.conv2'), ('preact_resnet110_orig', 'residual.norm2'), ('resnet18', 'bn2'),
+    ('resnet50', 'bn3'), ('resnetv2_18', 'conv2'), ('resnetv2_50', 'conv3')])
+def test_without_branches_the_whole_gradient_came_through_the_shortcuts(sample, name, last):
+    model = create(name)
+    for unit in residual_units(model).values():
+        nn.init.zeros_(unit.get_submodule(last).weight)
+    x, y = Images(sample, eval_transform(model, 64 if model.num_classes == 1000 else None)).spread(2)
+    for step in walk(model, x.double(), y):
+        torch.testing.assert_close(step.direct, step.gradient, rtol=1e-10, atol=1e-16)
+        assert step.name == END or step.branch.abs().max() < 1e-12
 
 
 def test_someones_own_network_of_our_units_is_measured_whatever_lies_between_them(sample):
@@ -472,7 +486,18 @@ def test_the_advice_names_the_worst_that_stands_in_the_way(sample):
     for unit in model.stages[0].blocks:
         unit.merge = MERGES['const_scale'](16)
     verdict = check(model, measure(model, *batch(model, sample)))
-    assert not verdict.safe and 'units passed a constant multiplies the shortcut' in verdict.sentence
+    unit = int(re.search(r'at stages\.0\.blocks\.(\d+);', verdict.sentence)[1])
+    assert not verdict.safe
+    assert f'in {18 - unit} of the {54 - unit} units passed a constant multiplies the shortcut' in verdict.sentence
+
+
+def test_the_advice_for_a_signal_is_about_the_units_before_it(sample):
+    model = create('preact_resnet110').float()
+    for unit in model.stages[0].blocks:
+        unit.merge = MERGES['const_scale'](16, shortcut=4., residual=1.)
+    verdict = check(model, measure(model, *batch(model, sample)))
+    unit = int(re.search(r'rises above 1,000 times .* at stages\.0\.blocks\.(\d+);', verdict.sentence)[1])
+    assert f'in {unit} of the {unit} units passed a constant multiplies the shortcut' in verdict.sentence
 
 
 def test_in_inference_mode_it_is_measured_all_the_same(sample):
