@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from timm_preact.errors import UserError
 from timm_preact.evaluation import Images, eval_transform, evaluate
 from timm_preact.inference import FusedConv2d, FusedUnit, ScaleShift, optimize
+from timm_preact.kernels import knows, normalise
 from timm_preact.preact_resnet import MODEL_ARGS
 from timm_preact.unit import ResidualUnit
 
@@ -153,6 +154,46 @@ def test_somebody_elses_net_of_our_units():
     model.eval()
     with torch.no_grad():
         assert_close(optimize(model)(x), model(x), 1e-10)
+
+
+def test_units_of_one_layer_whose_shortcut_is_activated_are_not_overwritten_as_they_are_read():
+    """Somebody's own: none of our names has such a unit behind another."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*(ResidualUnit(8, 8, kernels=(3,), norm_layer=BatchNormAct2d) for _ in range(3))).eval()
+    x = torch.randn(2, 8, 16, 16).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        assert_close(optimize(model)(x), model(x), 1e-4)
+
+
+@pytest.mark.parametrize('change', ['cast', 'load'])
+def test_weights_that_change_after_a_first_call_are_laid_out_again(change):
+    """oneDNN's layout of them is kept from the first call on."""
+    fast = optimize(create('preact_resnet20', torch.float32))
+    other = create('preact_resnet20', torch.float32)
+    for p in other.parameters():
+        p.data.mul_(1.5)
+    x = images(torch.float32)
+    with torch.no_grad():
+        fast(x)
+        if change == 'load':
+            fast.load_state_dict(optimize(other).state_dict())
+            assert_close(fast(x), other(x), 1e-4)
+        else:
+            fresh = optimize(create('preact_resnet20', torch.float32)).bfloat16()
+            assert torch.equal(fast.bfloat16()(x.bfloat16()), fresh(x.bfloat16()))
+            kept = [conv.packed for conv in fast.modules() if isinstance(conv, FusedConv2d) and conv.packed is not None]
+            assert len(kept) > 0 or not knows(torch.bfloat16)
+            assert all(packed.dtype == torch.bfloat16 for packed in kept)  # or every call lays them out anew
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_the_mean_is_taken_off_exactly_in_half_precision(dtype):
+    """Far from zero, where a rounded scale would leave a shift of its own."""
+    mean = torch.tensor([100., 1000.]).to(dtype)
+    weight, invstd, bias = torch.tensor([0.7, 1.3]), torch.tensor([0.31, 2.7]), torch.tensor([0.5, -0.25])
+    scale, shift = normalise(mean.float(), invstd, weight, bias, dtype)
+    assert torch.equal(scale, scale.to(dtype).float())
+    torch.testing.assert_close(mean.float() * scale + shift, bias, rtol=0, atol=1e-3)
 
 
 # Its parts

@@ -191,3 +191,9 @@ def test_a_seed_gives_the_weights_it_always_gave():
     assert model.stem.conv.weight[0, 0, 0].tolist() == pytest.approx([0.0839478, -0.0933756, 0.0029977], abs=1e-6)
     assert model.head.fc.weight[0, :3].tolist() == pytest.approx([-0.0018370, 0.0611157, -0.1212069], abs=1e-6)
     assert torch.rand(2).tolist() == pytest.approx([0.3628478, 0.7126245], abs=1e-6)
+
+
+def test_biases_of_convolutions_start_at_zero():
+    model = timm.create_model('preact_resnet50_keras', layers=(1, 1, 1, 1))
+    biases = [m.bias for m in model.modules() if isinstance(m, nn.Conv2d) and m.bias is not None]
+    assert len(biases) == 9 and not any(bias.any() for bias in biases)

@@ -109,6 +109,10 @@ class FusedConv2d(nn.Conv2d):
         self.packed = None
         return super()._apply(fn, recurse)
 
+    def _load_from_state_dict(self, *args, **kwargs):
+        self.packed = None
+        super()._load_from_state_dict(*args, **kwargs)
+
     def __getstate__(self):
         return dict(super().__getstate__(), packed=None)
 
