@@ -9,11 +9,10 @@ from typing import Callable, Dict, Iterator, NamedTuple, Optional, Tuple, Union
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from .errors import UserError
 from .files import write_atomically
-from .inference import ScaleShift, keep_hooks
+from .inference import ScaleShift, check_eval, keep_hooks
 
 __all__ = ['FORMATS', 'export', 'format_of']
 
@@ -40,8 +39,7 @@ def export(
     """
     path = Path(path)
     format = format_of(path, format)
-    if model.training or any(module.training for module in model.modules() if isinstance(module, _BatchNorm)):
-        raise UserError('a network in training mode normalises by its batch: call model.eval() before export.')
+    check_eval(model, 'export')
     if not path.parent.is_dir():
         raise UserError(f'{path.parent} is no folder: make it, or name a file in another.')
     if batch_size is not None and batch_size < 1:

@@ -53,8 +53,7 @@ def optimize(
     Raises:
         UserError: The model is in training mode.
     """
-    if model.training or any(module.training for module in model.modules() if isinstance(module, _BatchNorm)):
-        raise UserError('a network in training mode normalises by its batch: call model.eval() before optimize.')
+    check_eval(model, 'optimize')
     model = rewrite(copy.deepcopy(model), dtype).requires_grad_(False)
     model.to(dtype=dtype, memory_format=torch.channels_last if channels_last else torch.preserve_format)
     for module in model.modules():
@@ -63,6 +62,16 @@ def optimize(
     if compile:
         compile_each(module for module in model.modules() if isinstance(module, FusedUnit))
     return model
+
+
+def check_eval(model: nn.Module, what: str) -> None:
+    """Refuse a model in training mode, before `what`.
+
+    Raises:
+        UserError: It is, or a BatchNorm of it.
+    """
+    if model.training or any(module.training for module in model.modules() if isinstance(module, _BatchNorm)):
+        raise UserError(f'a network in training mode normalises by its batch: call model.eval() before {what}.')
 
 
 @register_notrace_module
