@@ -29,7 +29,7 @@ os.environ.update(
 sys.path.append(str(Path(__file__).parents[1]))  # for train/; last: the package tested is the installed one
 
 import timm_preact  # noqa: E402, F401
-from timm_preact.data import ImageSet, load_sample  # noqa: E402
+from timm_preact.data import ImageSet, load_image_set, load_sample  # noqa: E402
 
 
 @pytest.fixture
@@ -76,3 +76,30 @@ def parquet_folder(npz_folder, tmp_path_factory):
         (folder / 'plain_text').mkdir(exist_ok=True)
         table.to_parquet(folder / 'plain_text' / f'{split}-00000-of-00001.parquet')
     return folder
+
+
+@pytest.fixture(scope='session')
+def sets(npz_folder):
+    """Training and test images of `npz_folder`."""
+    return load_image_set(npz_folder, 'train'), load_image_set(npz_folder, 'test')
+
+
+@pytest.fixture
+def make(sets, tmp_path):
+    """Makes runs of a tiny net, each in a folder of its own unless one is named; they are closed at the end."""
+    from runs import CPU, TINY
+
+    from train.recipe import choose_recipe
+    from train.run import Run
+    made = []
+
+    def make(seed=0, model='preact_resnet20', recipe=None, folder=None, amp=False, device=CPU, **options):
+        settings = dict(model=model, model_kwargs=TINY, seed=seed, amp=amp, data=[s.sha256 for s in sets])
+        recipe = recipe or choose_recipe('modern', batch_size=32, epochs=2)
+        run = Run(settings, recipe, *sets, tmp_path / (folder or f'run{len(made)}'), device, **options)
+        made.append(run)
+        return run
+
+    yield make
+    for run in made:
+        run.close()

@@ -2,10 +2,12 @@
 import copy
 import pickle
 
+import networks
 import pytest
 import timm
 import torch
-from timm.layers import BatchNormAct2d
+from networks import NETS, assert_close
+from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -16,42 +18,15 @@ from timm_preact.kernels import knows, normalise
 from timm_preact.preact_resnet import MODEL_ARGS
 from timm_preact.unit import ResidualUnit
 
-# A name of every placement, merge, shortcut, stem and number of convolutions.
-NETS = [
-    'preact_resnet20', 'preact_resnet164', 'preact_resnet110_1layer', 'preact_resnet110_1layer_orig',
-    'preact_resnet110_orig', 'preact_resnet110_bn_after_add', 'preact_resnet110_relu_before_add',
-    'preact_resnet110_relu_only', 'preact_resnet110_orig_const_scale', 'preact_resnet110_orig_excl_gate',
-    'preact_resnet110_orig_shortcut_gate', 'preact_resnet110_orig_dropout_shortcut',
-    'preact_resnet110_orig_conv_shortcut', 'preact_resnet20_pcv', 'preact_resnet18', 'preact_resnet101_orig',
-    'preact_resnet200_fb', 'preact_resnet50_keras',
-]
-
 
 def create(name, dtype=torch.float64, small=True, **kwargs):
     """A net in eval mode whose norms all do something."""
-    torch.manual_seed(0)
-    if small:
-        kwargs = {'layers': (2, 2, 1) if len(MODEL_ARGS[name]['layers']) == 3 else (1, 2, 1, 1), **kwargs}
-    model = timm.create_model(name, **kwargs)
-    for module in model.modules():
-        if isinstance(module, BatchNormAct2d):
-            nn.init.uniform_(module.weight, -0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.3)
-            nn.init.normal_(module.running_mean)
-    return model.to(dtype).eval()
+    whole = {} if small else {key: MODEL_ARGS[name][key] for key in ('layers', 'channels')}
+    return networks.create(name, dtype, **{**whole, **kwargs}).eval()
 
 
 def images(dtype=torch.float64, batch=2, size=32):
     return torch.randn(batch, 3, size, size, dtype=dtype, generator=torch.Generator().manual_seed(1))
-
-
-def assert_close(actual, expected, tolerance):
-    if isinstance(expected, (list, tuple)):
-        assert len(actual) == len(expected)
-        for a, e in zip(actual, expected, strict=True):
-            assert_close(a, e, tolerance)
-    else:
-        assert (actual - expected).abs().max() <= tolerance * expected.abs().max()
 
 
 # The function
@@ -280,6 +255,92 @@ def test_what_a_caller_holds_is_not_overwritten(dtype):
         assert torch.equal(fast(x), expected)
     assert len(seen) == 9 and all(torch.equal(output, was) for output, was in seen)
     assert torch.equal(x, image)
+
+
+def everywhere(fast):
+    return [module for stage in fast.stages for module in stage.blocks.modules()]
+
+
+@pytest.mark.parametrize('where', [
+    lambda fast: everywhere(fast),
+    lambda fast: [unit for stage in fast.stages for unit in stage.blocks],
+    *(lambda fast, part=part: [getattr(unit, part) for stage in fast.stages for unit in stage.blocks]
+      for part in ('pre', 'merge', 'post', 'shortcut', 'residual'))],
+    ids=['everywhere', 'units', 'pre', 'merge', 'post', 'shortcut', 'residual'])
+@pytest.mark.parametrize('name', ['preact_resnet164', 'preact_resnet110_orig', 'preact_resnet110_orig_excl_gate'])
+def test_no_tensor_that_a_hook_saw_changes_and_no_hook_sees_our_own_arguments(name, where):
+    """Hooks of every kind: before and behind, with and without keyword arguments."""
+    fast, x, seen = optimize(create(name, torch.float32, layers=(3, 3, 3))), images(torch.float32), []
+
+    def keep(tensors):
+        assert all(isinstance(tensor, torch.Tensor) for tensor in tensors)
+        seen.extend((tensor, tensor.clone()) for tensor in tensors)
+
+    with torch.inference_mode():
+        expected = fast(x)
+        for module in where(fast):
+            module.register_forward_pre_hook(lambda module, args: keep(args))
+            module.register_forward_pre_hook(
+                lambda module, args, kwargs: keep([*args, *kwargs.values()]), with_kwargs=True)
+            module.register_forward_hook(lambda module, args, output: keep([*args, output]))
+        assert torch.equal(fast(x), expected)
+    assert len(seen) >= 9 and all(torch.equal(tensor, was) for tensor, was in seen)
+
+
+def test_no_tensor_that_torchs_global_hooks_saw_changes():
+    fast, x, seen = optimize(create('preact_resnet164', torch.float32, layers=(3, 3, 3))), images(torch.float32), []
+
+    def keep(module, args, output=None):
+        seen.extend((t, t.clone()) for t in (*args, output) if t is not None)
+
+    handles = [nn.modules.module.register_module_forward_pre_hook(keep),
+               nn.modules.module.register_module_forward_hook(keep)]
+    with torch.inference_mode():
+        fast(x)
+    for handle in handles:
+        handle.remove()
+    assert len(seen) > 100 and all(torch.equal(tensor, was) for tensor, was in seen)
+
+
+@pytest.mark.parametrize('part', ['residual.norm1', 'merge', 'pre', 'residual.conv2'])
+def test_a_hook_from_before_sees_what_it_saw(part):
+    """Where folding would take away what a hook looks at, a unit keeps its modules."""
+    model, x, seen = create('preact_resnet20'), images(), []
+    model.stages[1].blocks[1].get_submodule(part).register_forward_hook(
+        lambda module, args, output: seen.append((*args, output)))
+    fast = optimize(model)
+    with torch.no_grad():
+        assert_close(fast(x), model(x), 1e-10)
+    assert len(seen) == 2
+    assert_close(*seen, 1e-10)
+
+
+def test_forwards_and_classes_of_ones_own_stay():
+    class Doubled(ResidualUnit):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    class Shifted(nn.BatchNorm2d):
+        def forward(self, x):
+            return super().forward(x) + 1
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), Shifted(8), Doubled(8, 8, norm_layer=BatchNormAct2d),
+                          ResidualUnit(8, 8, norm_layer=BatchNormAct2d), nn.Conv2d(8, 8, 3)).double().eval()
+    model[3].forward = lambda x, forward=model[3].forward: forward(x) * 3
+    model[4].forward = lambda x, forward=model[4].forward: forward(x) * 5
+    with torch.no_grad():
+        assert_close(optimize(model)(images()), model(images()), 1e-10)
+
+
+@pytest.mark.parametrize('convert', [nn.SyncBatchNorm.convert_sync_batchnorm, convert_sync_batchnorm],
+                         ids=['torch', 'timm'])
+@pytest.mark.parametrize('name', ['preact_resnet20', 'preact_resnet110_orig', 'preact_resnet110_bn_after_add'])
+def test_what_a_conversion_to_sync_batchnorm_made_is_what_is_optimised(name, convert):
+    """torch's leaves timm's norms without their ReLU: that network is another one, and stays it."""
+    model, x = convert(create(name)), images()
+    with torch.no_grad():
+        assert_close(optimize(model)(x), model(x), 1e-10)
 
 
 def test_torchscript_and_fx_follow_it():

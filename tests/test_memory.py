@@ -8,41 +8,22 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from networks import NETS, assert_same_step, create, step
 from pytorchcv.model_provider import get_model
-from timm.layers import BatchNormAct2d
+from timm.layers import BatchNormAct2d, StdConv2d
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from timm_preact.inference import optimize
 from timm_preact.memory import bytes_kept, norm_act_convs
-from timm_preact.preact_resnet import MODEL_ARGS
 
-SMALL = dict(layers=(2, 2, 1))
-SMALL_IMAGENET = dict(layers=(2, 1, 1, 1), channels=(32, 64, 64, 96))
-# A name of every placement, merge, shortcut, stem and number of convolutions.
-NETS = [
-    'preact_resnet20', 'preact_resnet164', 'preact_resnet110_1layer', 'preact_resnet110_orig',
-    'preact_resnet110_bn_after_add', 'preact_resnet110_relu_before_add', 'preact_resnet110_relu_only',
-    'preact_resnet110_orig_const_scale', 'preact_resnet110_orig_excl_gate', 'preact_resnet110_orig_conv_shortcut',
-    'preact_resnet20_pcv', 'preact_resnet18', 'preact_resnet50', 'preact_resnet101_orig', 'preact_resnet200_fb',
-    'preact_resnet50_keras',
-]
 PEERS = {
     'preact_resnet164': 'preresnet164bn_cifar10',
     'preact_resnet1001': 'preresnet1001_cifar10',
     'preact_resnet152': 'preresnet152b',
     'preact_resnet200': 'preresnet200b',
 }
-
-
-def create(name, dtype=torch.float64, **kwargs):
-    """A small net in training mode, the same at each call, whose norms all shift and scale what they read."""
-    torch.manual_seed(0)
-    small = SMALL if len(MODEL_ARGS[name]['layers']) == 3 else SMALL_IMAGENET
-    model = timm.create_model(name, **{**small, **kwargs}).to(dtype).train()
-    for module in model.modules():
-        if isinstance(module, BatchNormAct2d):
-            nn.init.uniform_(module.weight, -0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.5)
-    return model
 
 
 def images(sample, count=16, dtype=torch.float64):
@@ -58,27 +39,9 @@ def noise(name):
     return torch.randn(2, 3, size, size), torch.tensor([1, 2])
 
 
-def step(model, x, y, autocast=False):
-    """Loss, gradients and buffers after one forward and backward."""
-    with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
-        loss = F.cross_entropy(model(x), y)
-    loss.backward()
-    gradients = {name: p.grad for name, p in model.named_parameters()}
-    return loss.detach(), gradients, dict(model.named_buffers())
-
-
 def kept(model, x, y, autocast=False):
     with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
         return bytes_kept(model, lambda: F.cross_entropy(model(x), y))[0]
-
-
-def assert_same_step(actual, expected, rtol=1e-6):
-    torch.testing.assert_close(actual[0], expected[0], rtol=rtol, atol=0)
-    for kind in (1, 2):
-        assert actual[kind].keys() == expected[kind].keys()
-        for name, tensor in expected[kind].items():
-            scale = tensor.abs().max().double().item() if tensor.numel() else 0.
-            torch.testing.assert_close(actual[kind][name], tensor, rtol=rtol, atol=rtol * scale + 1e-14, msg=name)
 
 
 # What is computed
@@ -146,11 +109,8 @@ def test_frozen_parameters_get_no_gradient(sample):
         for name, parameter in net.named_parameters():
             parameter.requires_grad_('conv2' in name or 'head' in name)
     results = [step(net, x, y) for net in nets]
-    for name, gradient in results[1][1].items():
-        if gradient is None:
-            assert results[0][1][name] is None
-        else:
-            torch.testing.assert_close(results[0][1][name], gradient)
+    assert len(results[1][1]) < len(list(nets[1].parameters()))
+    assert_same_step(*results)
 
 
 @pytest.mark.parametrize('name', NETS)
@@ -165,6 +125,169 @@ def test_other_norms_and_activations_train_as_without(sample):
     for kwargs in (dict(act_layer='silu'), dict(norm_layer='groupnorm1')):
         nets = [create('preact_resnet20', recompute_norms=r, **kwargs) for r in (True, False)]
         assert_same_step(step(nets[0], x, y), step(nets[1], x, y))
+
+
+class Lora(nn.Conv2d):
+    """A convolution with an update of rank 2 beside its frozen weight, as fine-tuning libraries make it."""
+
+    def __init__(self, conv):
+        super().__init__(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, bias=False)
+        self.weight = nn.Parameter(conv.weight.detach(), requires_grad=False)
+        self.down = nn.Parameter(torch.randn(2, *conv.weight.shape[1:]) / 10)
+        self.up = nn.Parameter(torch.randn(conv.out_channels, 2) / 10)
+
+    def forward(self, x):
+        update = torch.einsum('or,rihw->oihw', self.up, self.down)
+        return self._conv_forward(x, self.weight + update, None)
+
+
+def standardised(conv):
+    return StdConv2d(conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0], conv.padding[0])
+
+
+def circular(conv):
+    conv.padding_mode, conv._reversed_padding_repeated_twice = 'circular', [p for p in conv.padding for _ in range(2)]
+    return conv
+
+
+def watched(conv):
+    conv.register_forward_hook(lambda module, args, output: output.flip(2))
+    return conv
+
+
+def wrapped(conv):
+    conv.forward = lambda x, forward=conv.forward: forward(x).flip(2)
+    return conv
+
+
+@pytest.mark.parametrize('change', [
+    Lora, standardised, circular, weight_norm, watched, wrapped],
+    ids=lambda change: change.__name__)
+@pytest.mark.parametrize('name', ['preact_resnet20', 'preact_resnet164', 'preact_resnet110_orig'])
+def test_a_convolution_that_was_replaced_trains_as_without(name, change, sample):
+    """One is not exactly a Conv2d of zeros' padding: its forward runs, in training as in evaluation."""
+    x, y = images(sample)
+    results = []
+    for recompute in (True, False):
+        model = create(name, recompute_norms=recompute)
+        torch.manual_seed(2)
+        for unit in (unit for stage in model.stages for unit in stage.blocks):
+            for key in ('conv1', 'conv2'):
+                setattr(unit.residual, key, change(getattr(unit.residual, key)).double())
+        results.append(step(model, x, y))
+    assert_same_step(*results)
+    plain = step(create(name), x, y)
+    if change is not weight_norm:  # which changes what is trained, not the function
+        assert abs(results[0][0] - plain[0]) > 1e-6
+
+
+@pytest.mark.parametrize('part', ['pre', 'residual', 'residual.norm1', 'residual.conv2', 'residual.norm1.act', 'merge',
+                                  'shortcut', 'drop_path'])
+def test_hooks_inside_a_unit_see_what_they_see_without(part, sample):
+    x, y = images(sample)
+    seen = []
+    for recompute in (True, False):
+        model, calls = create('preact_resnet20', recompute_norms=recompute), []
+        module = model.stages[0].blocks[1].get_submodule(part)
+        module.register_forward_hook(lambda module, args, output, calls=calls: calls.append((*args, output)))
+        if not getattr(module, 'inplace', False):  # torch refuses these there
+            module.register_full_backward_hook(
+                lambda module, of_in, of_out, calls=calls: calls.append((*of_in, *of_out)))
+        step(model, x, y)
+        seen.append(calls)
+    assert len(seen[0]) == len(seen[1]) == (1 if part.endswith('act') else 2)
+    torch.testing.assert_close(*seen)
+
+
+def test_torchs_global_hooks_see_every_module(sample):
+    x, y = images(sample)
+    counts = []
+    for recompute in (True, False):
+        model, calls = create('preact_resnet20', recompute_norms=recompute), []
+        handle = nn.modules.module.register_module_forward_hook(lambda module, *_, calls=calls: calls.append(module))
+        step(model, x, y)
+        handle.remove()
+        counts.append(len(calls))
+    assert counts[0] == counts[1]
+
+
+def test_one_value_a_channel_is_refused_as_batchnorm_refuses_it():
+    """A variance of one value is none; running_var would become NaN."""
+    x = torch.randn(1, 3, 4, 4, dtype=torch.float64)
+    sentences = []
+    for recompute in (True, False):
+        model = create('preact_resnet20', recompute_norms=recompute)
+        with pytest.raises(ValueError) as e:
+            model(x)
+        sentences.append(str(e.value))
+    assert sentences[0] == sentences[1] and 'more than 1 value per channel' in sentences[0]
+    norm = BatchNormAct2d(8).double()
+    with pytest.raises(ValueError, match='more than 1 value per channel'):
+        norm_act_convs(torch.randn(1, 8, 1, 1, dtype=torch.float64), norm, [nn.Conv2d(8, 8, 1).double()])
+    assert norm.num_batches_tracked == 0 and torch.equal(norm.running_var, torch.ones(8, dtype=torch.float64))
+
+
+def test_tracers_follow_it_in_training_mode(sample):
+    """torch.fx, timm's features by it, torchvision's, and torch.jit.trace see the modules."""
+    from torchvision.models.feature_extraction import create_feature_extractor
+    x, y = images(sample, 4)
+    plain, model = create('preact_resnet164'), create('preact_resnet164', recompute_norms=True)
+    expected = plain(x)
+    torch.testing.assert_close(torch.fx.symbolic_trace(model)(x), expected)
+    torch.testing.assert_close(torch.jit.trace(model, x, check_trace=False)(x), expected)
+    taps = create_feature_extractor(model, ['stages.1.blocks.1'])(x)
+    assert taps['stages.1.blocks.1'].shape[1] == 128
+    features = create('preact_resnet164', recompute_norms=True, features_only=True, feature_cls='fx')
+    assert len(features(x)) == 4
+
+
+class Calls(TorchDispatchMode):
+    """Every operator that runs, with its arguments."""
+
+    def __init__(self):
+        super().__init__()
+        self.made = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.made.append((function, args, kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_no_operator_gets_what_cuda_refuses(dtype, sample, monkeypatch):
+    """A GPU runs what a CPU runs without oneDNN. CUDA refuses, or did in a version of torch that we promise:
+
+    a BatchNorm with an eps of 0 (F.batch_norm of 2.11; cuDNN wants 1e-5); operators of mkldnn; a convolution whose
+    input, weight and bias are not of one type; a BatchNorm whose statistics are not of the type of its weight.
+    """
+    monkeypatch.setattr('timm_preact.kernels.fuses', lambda x: False)
+    monkeypatch.setattr('timm_preact.inference.fuses', lambda x: False)
+    given = []
+    batch_norm = F.batch_norm
+    monkeypatch.setattr(F, 'batch_norm', lambda *args: given.append(args[7]) or batch_norm(*args))
+    x, y = images(sample, 8, torch.float32)
+    model = create('preact_resnet20', torch.float32, recompute_norms=True)
+    with Calls() as calls:
+        with torch.autocast('cpu', dtype):
+            loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        with torch.inference_mode():
+            assert optimize(model.eval(), dtype=dtype)(x.to(dtype)).isfinite().all()
+    assert len(given) > 20 and min(given) >= 1e-5
+    kinds = set()
+    for function, args, _ in calls.made:
+        name = function.name().partition('.')[0]
+        kinds.add(name)
+        assert not name.startswith(('mkldnn', 'onednn'))
+        tensors = [a for a in args if isinstance(a, torch.Tensor)]
+        if name == 'aten::convolution':
+            assert len({tensor.dtype for tensor in tensors}) == 1
+        elif name == 'aten::convolution_backward':
+            assert len({tensor.dtype for tensor in tensors[:3]}) == 1
+        elif 'batch_norm' in name and 'update_stats' not in name:
+            statistics = [a for a in args[1:] if isinstance(a, torch.Tensor) and a.ndim == 1 and len(a)]
+            assert len({tensor.dtype for tensor in statistics}) == 1
+    assert {'aten::convolution', 'aten::convolution_backward', 'aten::batch_norm_update_stats'} <= kinds
 
 
 # What is kept

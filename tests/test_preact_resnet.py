@@ -327,6 +327,43 @@ def test_an_activation_replaces_every_relu(placement, act_layer):
     silu(torch.randn(2, 3, 32, 32)).sum().backward()
 
 
+class Odd(nn.Module):
+    """A norm of a user's own: weights of any shape, some frozen, a parametrisation, buffers kept and not, a counter."""
+
+    made = []
+
+    def __init__(self, channels, apply_act=True, device=None, dtype=None):
+        super().__init__()
+        self.scale = nn.Parameter(torch.randn(1, channels, 1, 1))
+        self.shift = nn.Parameter(torch.randn(1, channels, 1, 1), requires_grad=False)
+        self.mix = nn.utils.parametrizations.weight_norm(nn.Conv2d(channels, channels, 1))
+        self.inner = nn.BatchNorm2d(channels)
+        nn.init.constant_(self.inner.weight, 0.25)
+        self.register_buffer('kept', torch.randn(2, channels))
+        self.register_buffer('lost', torch.randn(2, channels), persistent=False)
+        self.calls, self.table = [], torch.randn(channels)
+        self.act = nn.ReLU() if apply_act else nn.Identity()
+        tensors = [*self.parameters(), *self.buffers(), self.table]
+        self.made.append((self, [(tensor.clone(), tensor.requires_grad) for tensor in tensors]))
+
+    def forward(self, x):
+        return self.act(self.inner(x) * self.scale + self.shift + self.mix(x))
+
+
+@pytest.mark.parametrize('name', ['preact_resnet20', 'preact_resnet164', 'preact_resnet110_orig'])
+def test_a_norm_of_ones_own_comes_out_as_its_constructor_made_it(name):
+    """In every unit, the third of a stage and those behind it too."""
+    Odd.made.clear()
+    model = timm.create_model(name, layers=(4, 4, 4), norm_layer=lambda *args, **kwargs: Odd(*args, **kwargs))
+    norms = [module for module in model.modules() if isinstance(module, Odd)]
+    assert [id(norm) for norm in norms] == [id(norm) for norm, _ in Odd.made] and len(norms) > 20
+    assert len({id(norm.calls) for norm in norms}) == len(norms)
+    for norm, made in Odd.made:
+        tensors = [*norm.parameters(), *norm.buffers(), norm.table]
+        for tensor, (was, trainable) in zip(tensors, made, strict=True):
+            assert torch.equal(tensor, was) and tensor.requires_grad == trainable
+
+
 def test_a_norm_may_be_any_callable():
     model = PreActResNet(layers=(1, 1, 1), norm_layer=functools.partial(BatchNormAct2d, eps=1e-3))
     assert {module.eps for module in model.modules() if isinstance(module, BatchNormAct2d)} == {1e-3}

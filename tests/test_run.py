@@ -8,55 +8,13 @@ import numpy as np
 import pytest
 import timm
 import torch
+from runs import CPU, TINY, assert_same_bits, ends, outcome
 
-from timm_preact.data import load_image_set
 from timm_preact.errors import UserError
 from train.batches import PAD, EpochPlan
 from train.benchmark import plain_loop
 from train.recipe import RECIPES, choose_recipe, parameter_groups
 from train.run import FolderTaken, Run, train_together
-
-CPU = torch.device('cpu')
-TINY = dict(layers=[1, 1, 1])
-
-
-@pytest.fixture(scope='module')
-def sets(npz_folder):
-    return load_image_set(npz_folder, 'train'), load_image_set(npz_folder, 'test')
-
-
-@pytest.fixture
-def make(sets, tmp_path):
-    """Makes runs of a tiny net, each in a folder of its own unless one is named; they are closed at the end."""
-    made = []
-
-    def make(seed=0, model='preact_resnet20', recipe=None, folder=None, amp=False, device=CPU, **options):
-        settings = dict(model=model, model_kwargs=TINY, seed=seed, amp=amp, data=[s.sha256 for s in sets])
-        recipe = recipe or choose_recipe('modern', batch_size=32, epochs=2)
-        run = Run(settings, recipe, *sets, tmp_path / (folder or f'run{len(made)}'), device, **options)
-        made.append(run)
-        return run
-
-    yield make
-    for run in made:
-        run.close()
-
-
-def ends(*runs, **options):
-    """Train runs to their ends, in the order in which they end."""
-    return list(train_together(iter(runs), len(runs), **options))
-
-
-def outcome(run):
-    """What must not depend on what else happened: the weights, and the curve without the clock."""
-    curve = [(row['step'], row['lr'], row['train_loss'], row['test_error']) for row in run.history]
-    return curve, {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
-
-
-def assert_same_bits(one, other):
-    assert one[0] == other[0]
-    assert one[1].keys() == other[1].keys()
-    assert all(torch.equal(one[1][name], other[1][name]) for name in one[1])
 
 
 def plain_batches(images, mean, std, plan, batch_size):
@@ -223,43 +181,3 @@ def test_a_folder_has_one_run_at_a_time(make):
         make(folder='one')
     first.close()
     make(folder='one')
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
-@pytest.mark.parametrize('model', ['preact_resnet20', 'preact_resnet110_orig_dropout_shortcut'])
-def test_captured_steps_are_the_steps_kernel_by_kernel(make, model):
-    captured, eager = (ends(make(**on_gpu(), model=model, capture=capture))[0] for capture in (True, False))
-    assert captured.graph is not None and eager.graph is None
-    assert losses(captured) == pytest.approx(losses(eager), rel=1e-4)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
-def test_captured_runs_together_are_the_runs_alone(make):
-    """Two that draw dropout masks, which graphs read from the one generator of the device, beside one that does not."""
-    dropout = 'preact_resnet110_orig_dropout_shortcut'
-    which = [dict(seed=0, model=dropout), dict(seed=1, model=dropout), dict(seed=0)]
-    together = [make(**on_gpu(), **kwargs) for kwargs in which]
-    ends(*together)
-    for kwargs, run in zip(which, together, strict=True):
-        alone, = ends(make(**on_gpu(), **kwargs))
-        assert losses(run) == pytest.approx(losses(alone), rel=1e-4)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
-def test_a_captured_run_goes_on_where_it_was_cut(make):
-    whole, = ends(make(**on_gpu()))
-    first = make(**on_gpu(), folder='cut')
-    for _ in range(13):
-        first.advance()
-    first.save()
-    first.close()
-    assert losses(ends(make(**on_gpu(), folder='cut'))[0]) == pytest.approx(losses(whole), rel=1e-4)
-
-
-def on_gpu():
-    """A rate at which the order of atomic additions does not matter."""
-    return dict(device=torch.device('cuda', 0), recipe=choose_recipe('modern', batch_size=32, epochs=2, lr=0.001))
-
-
-def losses(run):
-    return [row['train_loss'] for row in run.history]

@@ -13,6 +13,7 @@ from torch import nn
 from .errors import UserError
 from .files import write_atomically
 from .inference import ScaleShift, check_eval, keep_hooks
+from .kernels import EPS, VARIANCE
 
 __all__ = ['FORMATS', 'export', 'format_of']
 
@@ -110,8 +111,9 @@ def with_batchnorms(module: nn.Module) -> nn.Module:
     """`module` with a BatchNorm for each `ScaleShift`, in place: one node, which runtimes know how to fuse."""
     for name, child in module.named_children():
         if isinstance(child, ScaleShift):
-            norm = nn.BatchNorm2d(len(child.scale), eps=0., device=child.scale.device, dtype=child.scale.dtype).eval()
+            norm = nn.BatchNorm2d(len(child.scale), eps=EPS, device=child.scale.device, dtype=child.scale.dtype).eval()
             norm.weight, norm.bias = child.scale, child.shift
+            norm.running_var.fill_(VARIANCE)
             setattr(module, name, keep_hooks(child, nn.Sequential(norm, nn.ReLU()) if child.relu else norm))
         else:
             with_batchnorms(child)

@@ -7,12 +7,13 @@ BatchNorm behind it in a Sequential.
 """
 import copy
 from collections import OrderedDict
-from typing import Optional, Tuple
+from typing import Dict, Optional, Tuple, Type
 
 import torch
-from timm.layers import register_notrace_module
+from timm.layers import BatchNormAct2d, SyncBatchNormAct, register_notrace_module
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.module import _has_any_global_hook
 
 from .compilation import compile_each
 from .errors import UserError
@@ -26,9 +27,15 @@ from .kernels import (
     pack_weight,
     scale_shift_relu,
 )
+from .memory import has_watched_parts, is_watched
 from .unit import Add, DropoutShortcut, ResidualUnit
 
 __all__ = ['FusedConv2d', 'FusedUnit', 'ScaleShift', 'optimize']
+
+# What in eval mode is a multiply-add, and whether the class applies the activation that it may hold: torch's conversion
+# to SyncBatchNorm leaves timm's in place and unused.
+NORMS: Dict[Type[nn.Module], bool] = {
+    nn.BatchNorm2d: False, nn.SyncBatchNorm: False, BatchNormAct2d: True, SyncBatchNormAct: True}
 
 
 def optimize(
@@ -186,63 +193,90 @@ class FusedUnit(nn.Module):
         else:
             self.merge = MergeAfter(last, rewrite(unit.merge, dtype))
 
-    def combine(self, x: torch.Tensor, a: torch.Tensor, overwrite: bool = False) -> torch.Tensor:
-        """f(merge(h(x), F(x))), given x and a = pre(x); with `overwrite` perhaps in the place of x."""
-        overwrite = self.shortcut_is_new or (overwrite and self.can_overwrite)
+    def combine(self, x: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        """f(merge(h(x), F(x))), given x and a = pre(x)."""
         shortcut = self.shortcut(a if self.activated_shortcut else x)
-        return self.post(self.merge(self.residual(a), shortcut, overwrite))
+        return self.post(self.merge(self.residual(a), shortcut))
 
-    def forward(self, x: torch.Tensor, overwrite: bool = False) -> torch.Tensor:
-        return self.combine(x, self.pre(x), overwrite)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.combine(x, self.pre(x))
+
+    def forward_unseen(self, x: torch.Tensor, own: bool) -> torch.Tensor:
+        """`forward` where no hook looks on: it overwrites the tensor of its shortcut, even x if that is its `own`."""
+        a = self.pre(x)
+        shortcut = self.shortcut(a if self.activated_shortcut else x)
+        overwrite = self.shortcut_is_new or (own and self.can_overwrite)
+        return self.post(self.merge(self.residual(a), shortcut, overwrite))
 
 
 class FusedUnits(nn.Sequential):
-    """Units one after the other, each with leave to overwrite what the one before made, unless a hook saw that."""
+    """Units one after the other, each with leave to overwrite what the one before made, unless a hook would see it."""
+
+    def __init__(self, units: Dict[str, FusedUnit]):
+        super().__init__(OrderedDict(units))
+        self.hooks = [hooks for unit in self for module in unit.modules()
+                      for hooks in (module._forward_pre_hooks, module._forward_hooks)]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if torch.jit.is_scripting():
-            for unit in self:
-                x = unit(x)
-            return x
-        overwrite = False
+        if not torch.jit.is_scripting():
+            if self.is_unseen(x):
+                return self.forward_unseen(x)
         for unit in self:
-            x = unit(x, overwrite)
-            overwrite = not unit._forward_hooks
+            x = unit(x)
+        return x
+
+    @torch.jit.unused
+    def is_unseen(self, x: torch.Tensor) -> bool:
+        """Whether kernels that can overwrite run, and nobody looks on."""
+        return (not isinstance(x, torch.fx.Proxy) and fuses(x) and not any(self.hooks) and not _has_any_global_hook()
+                and all(unit._compiled_call_impl is None for unit in self))
+
+    @torch.jit.unused
+    def forward_unseen(self, x: torch.Tensor) -> torch.Tensor:
+        own = False
+        for unit in self:
+            x = unit.forward_unseen(x, own)
+            own = True
         return x
 
 
 def rewrite(module: nn.Module, dtype: Optional[torch.dtype] = None) -> nn.Module:
-    """`module`, or what stands for it in a network optimised for `dtype`; its children are rewritten in place."""
-    if isinstance(module, ResidualUnit):
+    """`module`, or what stands for it in a network optimised for `dtype`; its children are rewritten in place.
+
+    What a hook sees is still there for it, and what has a forward of its own, or a class of its own, stays as it is.
+    """
+    kind = None if 'forward' in vars(module) else type(module)
+    if kind is ResidualUnit and not has_watched_parts(module):
         new: nn.Module = FusedUnit(module, dtype)
-    elif type(module) is nn.Sequential and len(module) and all(isinstance(unit, ResidualUnit) for unit in module):
-        new = FusedUnits(OrderedDict((name, rewrite(unit, dtype)) for name, unit in module.named_children()))
-    elif type(module) is nn.Conv2d:
+    elif kind is nn.Conv2d:
         new = FusedConv2d(module)
-    elif has_statistics(module):
+    elif kind in NORMS and module.running_var is not None:
         new = ScaleShift(module, dtype)
         act = take_in_relu(new, activation_of(module))
         new = new if isinstance(act, nn.Identity) else nn.Sequential(new, act)
     else:
         new, conv = module, None
         for name, child in module.named_children():
-            if conv is not None and has_statistics(child) and isinstance(module, nn.Sequential):
+            if conv is not None and can_fold(conv, child) and isinstance(module, nn.Sequential):
                 conv.fold(child)
-                setattr(module, name, keep_hooks(child, take_in_relu(conv, activation_of(child))))
+                setattr(module, name, take_in_relu(conv, activation_of(child)))
             else:
                 setattr(module, name, rewrite(child, dtype))
             conv = getattr(module, name) if type(child) is nn.Conv2d else None
+        if kind is nn.Sequential and len(module) and all(isinstance(unit, FusedUnit) for unit in module):
+            new = FusedUnits(dict(module.named_children()))
     return keep_hooks(module, new)
 
 
-def has_statistics(module: nn.Module) -> bool:
-    """Whether this is a BatchNorm that in eval mode is a multiply-add."""
-    return isinstance(module, _BatchNorm) and module.running_var is not None
+def can_fold(conv: nn.Module, norm: nn.Module) -> bool:
+    """Whether this is a BatchNorm that can go into the convolution before it, and nobody sees what is between them."""
+    return (type(norm) in NORMS and norm.running_var is not None and isinstance(conv, FusedConv2d)
+            and not is_watched(conv) and not is_watched(norm))
 
 
 def activation_of(norm: _BatchNorm) -> nn.Module:
-    """What timm's norms do besides normalising."""
-    return getattr(norm, 'act', nn.Identity())
+    """What a norm of NORMS does besides normalising."""
+    return norm.act if NORMS[type(norm)] else nn.Identity()
 
 
 def take_in_relu(layer: nn.Module, act: nn.Module) -> nn.Module:
@@ -254,7 +288,8 @@ def take_in_relu(layer: nn.Module, act: nn.Module) -> nn.Module:
 def keep_hooks(old: nn.Module, new: nn.Module) -> nn.Module:
     """Move the hooks of `old`, such as timm's of features, to what stands for it."""
     if new is not old:
-        for hooks in ('_forward_hooks', '_forward_hooks_with_kwargs', '_forward_pre_hooks'):
+        for hooks in ('_forward_pre_hooks', '_forward_pre_hooks_with_kwargs', '_forward_hooks',
+                      '_forward_hooks_with_kwargs', '_forward_hooks_always_called'):
             getattr(new, hooks).update(getattr(old, hooks))
     return new
 

@@ -8,7 +8,7 @@ float32. So running_var starts at the variance that the initialisation implies f
 never reads it: trained weights are the same to the bit.
 """
 import math
-from typing import Container, NamedTuple
+from typing import Container, Iterator, NamedTuple
 
 import torch
 from torch import nn
@@ -51,10 +51,10 @@ def init_weights(model: nn.Module, zero_init_last: bool = False) -> None:
     classifier U(-1 / sqrt(in), 1 / sqrt(in)) with zero bias; running variances as this module's docstring says.
 
     Args:
-        model: A network with stem, stages and norm.
+        model: A network with stem, stages and norm. Layers that others wrote stay as their constructors made them.
         zero_init_last: Start each branch at zero, through its last norm if it ends in one, else its last convolution.
     """
-    modules = list(model.modules())
+    modules = list(_known_modules(model))
     for module in modules:
         _init_layer(module)
     for module in modules:
@@ -63,6 +63,14 @@ def init_weights(model: nn.Module, zero_init_last: bool = False) -> None:
         elif zero_init_last and isinstance(module, ResidualUnit):
             nn.init.zeros_(module.residual[-1].weight)
     imply_running_var(model, zero_init_last)
+
+
+def _known_modules(module: nn.Module) -> Iterator[nn.Module]:
+    """A module and those in it, but for what others wrote, such as a norm_layer of the user's: that stays as made."""
+    yield module
+    for child in module.children():
+        if type(child).__module__.partition('.')[0] in ('torch', 'timm', __name__.partition('.')[0]):
+            yield from _known_modules(child)
 
 
 def _init_layer(module: nn.Module) -> None:

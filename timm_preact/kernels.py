@@ -12,12 +12,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-__all__ = ['Geometry', 'convolve', 'fuses', 'normalise', 'onednn_convolve', 'pack_weight', 'scale_shift_relu']
+__all__ = [
+    'EPS', 'VARIANCE', 'Geometry', 'convolve', 'fuses', 'normalise', 'onednn_convolve', 'pack_weight',
+    'scale_shift_relu',
+]
 
 # Elements from which multiply-add-ReLU is faster as a convolution, in one pass over memory: below, setting that up
 # costs more than it saves (measured on 2 cores of an AMD EPYC; a factor of four changes little).
 CONVOLUTION_FROM = {torch.float32: 2 ** 21, torch.bfloat16: 2 ** 17}
 HALF_PRECISION = (torch.bfloat16, torch.float16)
+# A BatchNorm that divides by exactly 1: their sum is, in every type. An eps of 0 is refused by F.batch_norm of torch
+# 2.11, and one below 1e-5 by cuDNN.
+EPS = 2. ** -16
+VARIANCE = 1. - EPS
 
 
 class Geometry(NamedTuple):
@@ -121,8 +128,9 @@ def scale_shift_relu(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) 
         return onednn_convolve(x, weight, shift, EACH_CHANNEL_ALONE._replace(groups=x.shape[1]), relu=True)
     if x.dtype not in HALF_PRECISION:
         return torch.addcmul(shift.view(-1, 1, 1), x, scale.view(-1, 1, 1)).relu_()
-    # a BatchNorm of mean 0 and variance 1 multiplies and adds in float32
-    return F.batch_norm(x, torch.zeros_like(scale), torch.ones_like(scale), scale, shift, False, 0., 0.).relu_()
+    # a BatchNorm of mean 0 that divides by 1 multiplies and adds in float32
+    mean, var = torch.zeros_like(scale), torch.full_like(scale, VARIANCE)
+    return F.batch_norm(x, mean, var, scale, shift, False, 0., EPS).relu_()
 
 
 def normalise(

@@ -20,15 +20,34 @@ from torch.utils.checkpoint import checkpoint
 from .kernels import Geometry, convolve, normalise, scale_shift_relu
 
 __all__ = [
-    'bytes_kept', 'checkpoint_units', 'frozen_statistics', 'is_norm_act', 'norm_act_convs', 'run_again_in_backward']
+    'bytes_kept', 'can_make_again', 'checkpoint_units', 'frozen_statistics', 'has_watched_parts', 'is_watched',
+    'norm_act_convs', 'run_again_in_backward',
+]
 
 
-def is_norm_act(module: nn.Module) -> bool:
-    """Whether this is what `norm_act_convs` can make again: a BatchNorm with a ReLU, in training."""
+def is_watched(module: nn.Module) -> bool:
+    """Whether somebody looks into a module, or changed what it does: a hook on it or in it, or a forward of its own."""
+    state = vars(module)
+    return bool(
+        state['_forward_pre_hooks'] or state['_forward_hooks'] or state['_backward_pre_hooks']
+        or state['_backward_hooks'] or 'forward' in state
+        or any(child is not None and is_watched(child) for child in state['_modules'].values()))
+
+
+def has_watched_parts(module: nn.Module) -> bool:
+    """Whether somebody looks on inside a module: its own hooks see what goes in and comes out alone."""
+    return any(is_watched(child) for child in module.children())
+
+
+def can_make_again(norm: nn.Module, convs: Sequence[nn.Module]) -> bool:
+    """Whether these modules are what `norm_act_convs` stands in for: a BatchNorm with a ReLU, in training, and plain
+    convolutions, of no other class."""
     return (
-        type(module) is BatchNormAct2d and module.training and torch.is_grad_enabled()
-        and isinstance(module.act, nn.ReLU) and isinstance(module.drop, nn.Identity)
-        and module.affine and module.running_mean is not None and module.momentum is not None)
+        type(norm) is BatchNormAct2d and norm.training and torch.is_grad_enabled()
+        and type(norm.act) is nn.ReLU and type(norm.drop) is nn.Identity
+        and norm.affine and norm.running_mean is not None and norm.momentum is not None
+        and all(type(conv) is nn.Conv2d and conv.padding_mode == 'zeros' and not isinstance(conv.padding, str)
+                for conv in convs))
 
 
 CACHE = 2 ** 22  # bytes of a tensor that a CPU core's cache keeps until the next kernel reads it
@@ -46,15 +65,10 @@ class NormActConvs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, plus, running, momentum, eps, geometries, *parameters):
-        if x.device.type == 'cpu':
-            mean, var = torch.batch_norm_update_stats(x, *running, momentum)
-            invstd = (var + eps).rsqrt_()
-            scale, shift = normalise(mean, invstd, weight, bias, x.dtype)
-            a = scale_shift_relu(x, scale, shift)
-        else:
-            a, mean, invstd = torch.native_batch_norm(x, weight, bias, *running, True, momentum, eps)
-            a.relu_()
-            scale, shift = normalise(mean, invstd, weight, bias, weight.dtype)
+        mean, var = torch.batch_norm_update_stats(x, *running, momentum)
+        invstd = (var + eps).rsqrt_()
+        scale, shift = normalise(mean, invstd, weight, bias, x.dtype)
+        a = scale_shift_relu(x, scale, shift)
         if torch.is_autocast_enabled(x.device.type):
             precision = torch.get_autocast_dtype(x.device.type)
             parameters = [None if p is None else p.to(precision) for p in parameters]
@@ -107,10 +121,15 @@ def norm_act_convs(
 
     Args:
         x: (N, C, H, W), in any memory format, inside autocast or not.
-        norm: One that `is_norm_act`; its running statistics are updated as by calling it.
-        convs: Convolutions over C channels, padded by zeros; their own hooks do not run.
+        norm: Its running statistics are updated as by calling it.
+        convs: Over C channels; with the norm they are what `can_make_again` takes. No hook of theirs runs.
         plus: Added to the first one's output.
+
+    Raises:
+        ValueError: A channel has one value alone: the variance of a batch is of two at least.
     """
+    if x.numel() == x.shape[1]:
+        raise ValueError(f'Expected more than 1 value per channel when training, got input size {x.shape}')
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     running = (norm.running_mean, norm.running_var)

@@ -180,6 +180,7 @@ class PreActResNet(nn.Module):
         for which in biases:
             _check_choice('biases', which, BIASES)
         create = _create if draw else skip_init
+        known = _are_papers(norm_layer, act_layer)
         dd = {'device': device if draw else torch.empty(0, device=device).device, 'dtype': dtype}
         self.num_classes = num_classes
         self.in_chans = in_chans
@@ -242,7 +243,8 @@ class PreActResNet(nn.Module):
                     **acts,
                     **dd,
                 )
-                units.append(replicate(units[-1]) if unit_args == previous_args else create(ResidualUnit, **unit_args))
+                is_twin = known and unit_args == previous_args
+                units.append(replicate(units[-1]) if is_twin else create(ResidualUnit, **unit_args))
                 prev_chs = out_chs
                 curr_stride *= stride
             self.stages.append(ResidualStage(units, checkpoint_every))
@@ -447,6 +449,14 @@ def _create(module_cls: Callable, *args, **kwargs) -> nn.Module:
     return module_cls(*args, **kwargs)
 
 
+def _are_papers(norm_layer: Union[str, Callable], act_layer: Union[str, Callable]) -> bool:
+    """Whether these are the paper's layers, of which is known what they hold and that `init_weights` sets all of it.
+
+    What others make stays as their constructors made it.
+    """
+    return norm_layer == 'batchnorm2d' and act_layer == 'relu'
+
+
 def create_stem_pool(pad: str) -> nn.Module:
     """3x3 max-pool with stride 2 that sees one pixel of nothing ('ignored') or of zeros around the map."""
     if pad == 'zeros':
@@ -515,9 +525,7 @@ def _create_preact_resnet(variant: str, pretrained: bool = False, **kwargs) -> P
         overlay = dict(kwargs.get('pretrained_cfg_overlay') or {})
         cfg = resolve_pretrained_cfg(variant, kwargs.get('pretrained_cfg'), overlay)
         kwargs['pretrained_cfg_overlay'] = {**overlay, **locate(variant, cfg, kwargs.get('cache_dir'))}
-    # of other layers than the paper's it is not sure that weights and `init_weights` leave no tensor undefined
-    layers = kwargs.get('norm_layer', 'batchnorm2d'), kwargs.get('act_layer', 'relu')
-    draw = not pretrained or layers != ('batchnorm2d', 'relu')
+    draw = not pretrained or not _are_papers(kwargs.get('norm_layer', 'batchnorm2d'), kwargs.get('act_layer', 'relu'))
     with _collector_paused():
         return build_model_with_cfg(
             PreActResNet if draw else partial(PreActResNet, draw=False), variant, pretrained, feature_cfg=feature_cfg,

@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, create_act_layer
 from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
 
-from .memory import is_norm_act, norm_act_convs
+from .memory import can_make_again, has_watched_parts, norm_act_convs
 
 __all__ = [
     'MERGES', 'PLACEMENTS', 'Placement', 'ResidualUnit', 'ZeroPadShortcut', 'create_norm_act', 'create_shortcut',
@@ -329,17 +330,25 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not torch.jit.is_scripting():
-            if self.recompute_norms and not torch.compiler.is_compiling():  # a compiler recomputes by itself
+            if self.recompute_norms and self.is_unrecorded(x):
                 return self.forward_recomputing(x)
         return self.combine(x, self.pre(x))
+
+    @torch.jit.unused
+    def is_unrecorded(self, x: torch.Tensor) -> bool:
+        """Whether autograd alone follows what runs: no hook, no tracer, and no compiler, which recomputes by itself."""
+        return not (
+            torch.compiler.is_compiling() or torch.jit.is_tracing() or isinstance(x, torch.fx.Proxy)
+            or _has_any_global_hook() or has_watched_parts(self))
 
     @torch.jit.unused
     def forward_recomputing(self, x: torch.Tensor) -> torch.Tensor:
         """`forward`, with each BN-ReLU that a convolution follows made again in backward."""
         first, *layers = self.residual
         projects = self.activated_shortcut and isinstance(self.shortcut, nn.Sequential)
-        if is_norm_act(self.pre):
-            a, y, *projected = norm_act_convs(x, self.pre, [first, self.shortcut.conv] if projects else [first])
+        convs = [first, self.shortcut.conv] if projects else [first]
+        if can_make_again(self.pre, convs):
+            a, y, *projected = norm_act_convs(x, self.pre, convs)
         else:
             a = self.pre(x)
             y, projected = first(a), []
@@ -349,7 +358,7 @@ class ResidualUnit(nn.Module):
             shortcut = self.shortcut(a if self.activated_shortcut else x)
         while layers:
             layer = layers.pop(0)
-            if not layers or not is_norm_act(layer):
+            if not layers or not can_make_again(layer, layers[:1]):
                 y = layer(y)
                 continue
             conv = layers.pop(0)
@@ -360,9 +369,10 @@ class ResidualUnit(nn.Module):
 
 
 def replicate(module: nn.Module) -> nn.Module:
-    """Another module of the same structure, several times faster than building it or than copy.deepcopy.
+    """Another unit of the paper's own layers, several times faster than building it or than copy.deepcopy.
 
     Vectors and buffers are copied; the values of weights with more than one dimension are undefined until initialised.
+    Of layers that others wrote nothing is known: such units are built.
     """
     twin = module.__new__(type(module))
     state = twin.__dict__ = vars(module).copy()

@@ -1,0 +1,24 @@
+"""Training runs of a tiny net, for the tests of the trainer on a CPU and on a GPU."""
+import torch
+
+from train.run import train_together
+
+CPU = torch.device('cpu')
+TINY = dict(layers=[1, 1, 1])
+
+
+def ends(*runs, **options):
+    """Train runs to their ends, in the order in which they end."""
+    return list(train_together(iter(runs), len(runs), **options))
+
+
+def outcome(run):
+    """What must not depend on what else happened: the weights, and the curve without the clock."""
+    curve = [(row['step'], row['lr'], row['train_loss'], row['test_error']) for row in run.history]
+    return curve, {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+
+
+def assert_same_bits(one, other):
+    assert one[0] == other[0]
+    assert one[1].keys() == other[1].keys()
+    assert all(torch.equal(one[1][name], other[1][name]) for name in one[1])

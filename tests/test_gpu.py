@@ -1,0 +1,197 @@
+"""Every path of the package on a GPU, in under a minute: pytest -m gpu tests/test_gpu.py"""
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+from networks import NETS, assert_close, assert_same_step, create, step
+from PIL import Image
+from runs import ends
+from typer.testing import CliRunner
+
+from timm_preact import benchmark, propagation
+from timm_preact.cli import app
+from timm_preact.evaluation import Images, eval_transform, evaluate
+from timm_preact.inference import optimize
+from timm_preact.preact_resnet import MODEL_ARGS
+from train.recipe import choose_recipe
+
+pytestmark = [
+    pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')]
+GPU = torch.device('cuda', 0)
+VARIANTS = {
+    'recompute': dict(recompute_norms=True), 'checkpoint': dict(checkpoint_every=2),
+    'both': dict(recompute_norms=True, checkpoint_every=2),
+}
+
+
+@pytest.fixture(autouse=True)
+def float32_is_float32(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
+
+
+def net(name, dtype, checkpoint_every=None, **kwargs):
+    """On the GPU, in training mode; checkpointed if that many units are named."""
+    model = create(name, dtype, **kwargs, **({} if checkpoint_every is None else dict(
+        checkpoint_every=checkpoint_every))).to(GPU)
+    model.set_grad_checkpointing(checkpoint_every is not None)
+    return model
+
+
+def images(sample, name, dtype=torch.float64, count=16):
+    """Real images and their labels."""
+    size = 32 if len(MODEL_ARGS[name]['layers']) == 3 else 64
+    every = np.arange(count) * (500 // count)
+    x = torch.from_numpy(sample.images[every]).permute(0, 3, 1, 2).to(GPU, dtype) / 128 - 1
+    x = torch.nn.functional.interpolate(x, size) if size != 32 else x[:, :, ::2, ::2].contiguous()
+    return x, torch.from_numpy(sample.labels[every]).to(GPU)
+
+
+def flat(gradients):
+    return torch.cat([g.flatten() for g in gradients.values()]).double().cpu()
+
+
+@pytest.mark.parametrize('name', NETS)
+def test_a_step_in_float64_is_that_of_the_cpu_however_it_saves_memory(name, sample):
+    x, y = images(sample, name)
+    expected = step(net(name, torch.float64), x, y)
+    if 'dropout' not in name:  # whose masks the two draw differently
+        on_cpu = step(create(name), x.cpu(), y.cpu())
+        assert_same_step([on_cpu[0].to(GPU), *({k: v.to(GPU) for k, v in d.items()} for d in on_cpu[1:])], expected)
+    for kwargs in VARIANTS.values():
+        assert_same_step(step(net(name, torch.float64, **kwargs), x, y), expected, 1e-9)
+
+
+@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize('autocast', [False, True], ids=['float32', 'bfloat16'])
+@pytest.mark.parametrize('name', [name for name in NETS if 'dropout' not in name])  # masks depend on the type
+def test_a_step_is_as_near_to_float64_however_it_saves_memory(name, autocast, memory_format, sample):
+    """Rounding differs, so the yardstick is the plain net's own distance; each ReLU that flips moves it."""
+    x, y = images(sample, name)
+    exact = flat(step(net(name, torch.float64), x, y)[1])
+
+    def distance(**kwargs):
+        model = net(name, torch.float32, **kwargs).to(memory_format=memory_format)
+        return (flat(step(model, x.float(), y, autocast)[1]) - exact).norm() / exact.norm()
+
+    plain = distance()
+    assert plain < (1. if autocast else 0.02)
+    for variant, kwargs in VARIANTS.items():
+        assert distance(**kwargs) < 1.5 * plain + 0.02, variant
+
+
+@pytest.mark.parametrize('channels_last', [False, True])
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize('name', NETS)
+def test_an_optimised_net_computes_the_same(name, dtype, channels_last, sample):
+    x, _ = images(sample, name)
+    exact = net(name, torch.float64).eval()
+    model = net(name, torch.float32 if dtype != torch.float64 else dtype).eval()
+    with torch.inference_mode():
+        expected = exact(x)
+        fast = optimize(model, dtype=dtype, channels_last=channels_last)(x.to(dtype))
+        assert fast.dtype == dtype
+        if dtype in (torch.float64, torch.float32):
+            assert_close(fast.double(), expected, 1e-10 if dtype == torch.float64 else 1e-4)
+        else:
+            plain = model.to(dtype)(x.to(dtype))
+            assert (fast - expected).norm() < 1.5 * (plain - expected).norm()
+
+
+def test_an_optimised_net_as_a_cuda_graph_computes_the_same(sample):
+    x, _ = images(sample, 'preact_resnet164', torch.bfloat16)
+    fast = optimize(net('preact_resnet164', torch.float32).eval(), dtype=torch.bfloat16)
+    with torch.inference_mode():
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            expected = fast(x)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            logits = fast(x)
+        logits.zero_()
+        graph.replay()
+        assert torch.equal(logits, expected)
+
+
+@pytest.mark.parametrize('model', ['preact_resnet20', 'preact_resnet110_orig_dropout_shortcut'])
+def test_captured_steps_are_the_steps_kernel_by_kernel(make, model):
+    captured, eager = (ends(make(**on_gpu(), model=model, capture=capture))[0] for capture in (True, False))
+    assert captured.graph is not None and eager.graph is None
+    assert losses(captured) == pytest.approx(losses(eager), rel=1e-4)
+
+
+def test_captured_runs_together_are_the_runs_alone(make):
+    """Two that draw dropout masks, which graphs read from the one generator of the device, beside one that does not."""
+    dropout = 'preact_resnet110_orig_dropout_shortcut'
+    which = [dict(seed=0, model=dropout), dict(seed=1, model=dropout), dict(seed=0)]
+    together = [make(**on_gpu(), **kwargs) for kwargs in which]
+    ends(*together)
+    for kwargs, run in zip(which, together, strict=True):
+        alone, = ends(make(**on_gpu(), **kwargs))
+        assert losses(run) == pytest.approx(losses(alone), rel=1e-4)
+
+
+def test_a_captured_run_goes_on_where_it_was_cut(make):
+    whole, = ends(make(**on_gpu()))
+    first = make(**on_gpu(), folder='cut')
+    for _ in range(13):
+        first.advance()
+    first.save()
+    first.close()
+    assert losses(ends(make(**on_gpu(), folder='cut'))[0]) == pytest.approx(losses(whole), rel=1e-4)
+
+
+def test_a_captured_run_in_bfloat16_learns_what_one_on_a_cpu_learns(make):
+    recipe = choose_recipe('modern', batch_size=32, epochs=3, lr=0.02)
+    gpu, cpu = (ends(make(recipe=recipe, device=device, amp=True))[0] for device in (GPU, torch.device('cpu')))
+    assert losses(gpu) == pytest.approx(losses(cpu), rel=0.02)
+
+
+def on_gpu():
+    """A rate at which the order of atomic additions does not matter."""
+    return dict(device=GPU, recipe=choose_recipe('modern', batch_size=32, epochs=2, lr=0.001))
+
+
+def losses(run):
+    return [row['train_loss'] for row in run.history]
+
+
+def test_evaluation_and_propagation_are_those_of_the_cpu(sample):
+    model = timm.create_model('preact_resnet20', pretrained=True).eval()
+    data = Images(sample, eval_transform(model))
+    x, y = data.spread(8)
+    on_cpu = evaluate(model, data), propagation.measure(model, x, y)
+    on_gpu = evaluate(model.to(GPU), data, device='cuda'), propagation.measure(model.to(GPU), x.to(GPU), y.to(GPU))
+    assert on_gpu[0].top1 == on_cpu[0].top1
+    for column in on_cpu[1].columns():
+        actual, expected = (np.asarray(getattr(found[1], column), float) for found in (on_gpu, on_cpu))
+        np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-4, err_msg=column)
+
+
+def test_the_commands_run_on_a_gpu(npz_folder, sample, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, 'SECONDS', 0.01)
+    Image.fromarray(sample.images[0]).save(tmp_path / 'image.png')
+
+    def run(*arguments):
+        result = CliRunner().invoke(app, [*map(str, arguments), '--device', 'cuda'], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    assert json.loads(run('predict', tmp_path / 'image.png', '--json'))[0]['predictions'][0]['class'] == 'airplane'
+    assert json.loads(run('evaluate', '--model', 'preact_resnet20', '--data', npz_folder, '--json'))['top1'] == 89.
+    assert 'preact_resnet20' in run('propagate', 'preact_resnet20', '--batch-size', 4)
+    assert 'optimize(), CUDA graph' in run(
+        'benchmark', 'preact_resnet20_pcv', '--against', 'timm', '--dtype', 'bfloat16', '--rounds', 1, '--cuda-graph')
+
+
+def test_units_compile_for_training_and_inference(sample):
+    torch._dynamo.reset()
+    x, y = images(sample, 'preact_resnet20', torch.float32)
+    small = dict(layers=(1,), channels=(16,))
+    expected = step(net('preact_resnet20', torch.float32, **small), x, y)
+    assert_same_step(step(net('preact_resnet20', torch.float32, **small, compile_units=True), x, y), expected, 1e-3)
+    model = net('preact_resnet20', torch.float32, **small).eval()
+    with torch.inference_mode():
+        assert_close(optimize(model, compile=True)(x), model(x), 1e-4)
