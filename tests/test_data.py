@@ -57,7 +57,7 @@ def test_a_folder_with_a_broken_image_or_images_of_two_sizes_is_refused(image_fo
     with pytest.raises(DataError, match='images of 2 sizes: resize them'):
         load_image_set(image_folder, 'train')
     first.write_bytes(first.read_bytes()[:40])
-    with pytest.raises(DataError, match=f'{first.name} cannot be read as an image'):
+    with pytest.raises(DataError, match=f'{first.name} is no image'):
         load_image_set(image_folder, 'train')
     Image.fromarray(np.full((32, 32), 40_000, np.uint16)).save(first)
     with pytest.raises(DataError, match='pixels of the kind I;16: write it with 8 bits'):
@@ -66,7 +66,7 @@ def test_a_folder_with_a_broken_image_or_images_of_two_sizes_is_refused(image_fo
 
 def test_a_folder_without_classes_is_refused(tmp_path):
     (tmp_path / 'train').mkdir()
-    with pytest.raises(DataError, match='cannot be read as a folder of images'):
+    with pytest.raises(DataError, match='no folder of images a class'):
         load_image_set(tmp_path, 'train')
 
 

@@ -179,8 +179,6 @@ def test_a_folder_with_a_class_too_few_is_found(tmp_path):
     root = image_folders(tmp_path, train='abc', validation='bc')
     sentence = refusal(data_dir=root, num_classes=3, train_split='train', val_split='validation')
     assert 'validation has no images of a, which' in sentence
-    (tmp_path / 'validation' / 'a').mkdir()  # a folder without images is no class to timm
-    assert refusal(data_dir=root, num_classes=3, train_split='train', val_split='validation') == sentence
     check_arguments(arguments(
         data_dir=root, num_classes=3, train_split='train', val_split='validation', class_map='classes.txt'))
 

@@ -4,6 +4,7 @@ Every contestant runs once a round, in turn, each round beginning with another o
 of the rounds: machines are noisy, and their noise is shared so. Peers run as they come, in eager mode, but in the
 channels-last memory format, in which all of them are fastest on a CPU and on a GPU with tensor cores.
 """
+import itertools
 import json
 import os
 import platform
@@ -418,8 +419,10 @@ def draw_panel(axes: Any, runs: List[Dict[str, Any]]) -> None:
             if peer is None or peer.source:
                 lines.setdefault(peer.package if peer else f'ours, {contestant}', []).append((
                     row['images_per_second'], error_of(name)[0], row['memory'], name.removeprefix('preact_resnet')))
-    styles = [('#d55e00', 'o', '-'), ('#0072b2', 's', '--'), ('#009e73', '^', '-.'), ('#cc79a7', 'D', ':'),
-              ('#000000', 'v', (0, (5, 1, 1, 1))), ('#e69f00', 'P', (0, (1, 1)))]
+    styles = itertools.cycle([
+        ('#d55e00', 'o', '-'), ('#0072b2', 's', '--'), ('#009e73', '^', '-.'), ('#cc79a7', 'D', ':'),
+        ('#000000', 'v', (0, (5, 1, 1, 1))), ('#e69f00', 'P', (0, (1, 1))), ('#56b4e9', 'X', (0, (8, 2))),
+        ('#7f7f7f', '*', (0, (3, 3)))])
     most = max((point[2] or 0 for points in lines.values() for point in points), default=0)
     for (label, points), (color, marker, dashes) in zip(lines.items(), styles, strict=False):
         rates, errors, memories, names = zip(*sorted(points, key=lambda point: point[1]), strict=True)

@@ -12,13 +12,21 @@ import timm
 import typer
 
 from . import __version__
-from .errors import UserError, one_sentence_errors, parse_model_kwargs
+from .errors import (
+    UserError,
+    check_above_0,
+    check_device,
+    check_name,
+    one_sentence_errors,
+    parse_model_kwargs,
+)
 
 app = typer.Typer(
     name='timm-preact', no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     rich_markup_mode='markdown', help=f'Pre-activation residual networks for timm, version {__version__}.')
 
 DEMO_MODEL = 'preact_resnet20.cifar10'
+MATCH_HELP = "How the data's classes are found among the model's: by name, or by index, in the order that they have."
 
 
 @contextmanager
@@ -26,7 +34,7 @@ def progress(total: int, description: str) -> Iterator[Callable[[int], None]]:
     """A bar on stderr while the block runs, where somebody watches; yields advance(done)."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    columns = TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = TextColumn('{task.description}', markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     if not sys.stderr.isatty():
         yield lambda done: None
         return
@@ -36,9 +44,9 @@ def progress(total: int, description: str) -> Iterator[Callable[[int], None]]:
 
 
 def print_table(table: Any, width: int = 120) -> None:
-    """Print a rich table, up to `width` characters wide where no terminal limits it."""
+    """Print a rich table, up to `width` characters wide where no terminal limits it; names are printed as they are."""
     from rich.console import Console
-    Console(width=None if sys.stdout.isatty() else width).print(table)
+    Console(width=None if sys.stdout.isatty() else width, markup=False, emoji=False).print(table)
 
 
 def print_scores(title: str, scores: Any) -> None:
@@ -119,24 +127,29 @@ def predict(
         device: str = typer.Option('cpu', help='cpu or cuda.'),
         as_json: bool = typer.Option(False, '--json', help='Print JSON.'),
 ) -> None:
-    """Name what is in images.
+    """Name what is in images; one that cannot be read costs its own row, and the exit code is 1.
 
     Example: `timm-preact predict cat.png --top-k 3 --json`
     """
-    from .evaluation import image_files, load_model
+    from .evaluation import load_model
     from .evaluation import predict as predict_files
-    files = image_files(images)
-    results = predict_files(load_model(model, weights, device), files, top_k, device)
+    from .images import image_files
+    where, files = check_device(device), image_files(images)
+    results = predict_files(load_model(model, weights, where), files, top_k, where)
     if as_json:
         print(json.dumps(results, indent=1))
-        return
-    from rich.table import Table
-    table = Table('image', 'class', 'probability')
-    for result in results:
-        for i, guess in enumerate(result['predictions']):
-            table.add_row(result['file'] if i == 0 else '', guess['class'], f"{guess['probability']:.4f}")
-        table.add_section()
-    print_table(table)
+    else:
+        from rich.table import Table
+        table = Table('image', 'class', 'probability')
+        for result in results:
+            if 'error' in result:
+                table.add_row(result['file'], result['error'], '')
+            for i, guess in enumerate(result.get('predictions', [])):
+                table.add_row(result['file'] if i == 0 else '', guess['class'], f"{guess['probability']:.4f}")
+            table.add_section()
+        print_table(table)
+    if any('error' in result for result in results):
+        raise SystemExit(1)
 
 
 @app.command()
@@ -151,6 +164,7 @@ def evaluate(
         img_size: Optional[int] = typer.Option(None, help='Side of the crop; the test size if not given.'),
         crop_pct: Optional[float] = typer.Option(None, help='Crop as a share of the shorter side.'),
         batch_size: int = typer.Option(250, help='Images a forward pass.'),
+        match: str = typer.Option('name', help=MATCH_HELP),
         device: str = typer.Option('cpu', help='cpu or cuda.'),
         as_json: bool = typer.Option(False, '--json', help='Print JSON.'),
 ) -> None:
@@ -162,10 +176,11 @@ def evaluate(
     """
     from .evaluation import eval_transform, load_model, open_images
     from .evaluation import evaluate as evaluate_images
-    net = load_model(model, weights, device, num_classes)
+    where = check_device(device)
+    net = load_model(model, weights, where, num_classes)
     images = open_images(data, split, eval_transform(net, img_size, crop_pct, use_test_size=True))
     with progress(len(images), f'{model} on {data}') as advance:
-        scores = evaluate_images(net, images, batch_size, device, advance)
+        scores = evaluate_images(net, images, batch_size, where, advance, match)
     if as_json:
         print(json.dumps(dict(
             model=model, data=data, split=split, images=scores.images, top1=round(scores.top1, 4),
@@ -204,6 +219,7 @@ def export(
     from .export import format_of
     from .inference import optimize
     format = format_of(to, format)
+    check_above_0('--img-size', img_size)
     if int8 and (format != 'onnx' or data is None or batch_size is not None):
         raise UserError('--int8 makes an .onnx file that takes any batch size, and looks at images to do so: pass '
                         '--data, and no other format or --batch-size.')
@@ -295,6 +311,7 @@ def verify(
         data: Optional[str] = typer.Option(None, help='Labelled images to measure on, as evaluate reads them.'),
         split: str = typer.Option('test', help='Split of the data set.'),
         batch_size: int = typer.Option(50, help='Images a forward pass.'),
+        match: str = typer.Option('name', help=MATCH_HELP),
         device: str = typer.Option('cpu', help='cpu or cuda.'),
         record: bool = typer.Option(False, help='Write what is measured into config.json and the card.'),
 ) -> None:
@@ -303,6 +320,7 @@ def verify(
     Example: `timm-preact verify fb --data /imagenet/val` tests 224x224 (crop 0.875) and the paper's 320x320 (crop 1.0).
     """
     from . import hub
+    where = check_device(device)
     if record and data is None:
         raise UserError('--record writes what is measured: name images by --data.')
     model = hub.verify_folder(folder)
@@ -311,7 +329,7 @@ def verify(
     print(f'{folder} is whole: {model.pretrained_cfg["architecture"]}, {replayed}')
     if data is None:
         return
-    results = hub.measure(model, data, split, batch_size, device)
+    results = hub.measure(model, data, split, batch_size, where, match)
     for result in results:
         print('{input_size}x{input_size}, crop {crop_pct}: top-1 {top1:.2f} %, top-5 {top5:.2f} % of {images} images'
               .format_map(result))
@@ -361,9 +379,12 @@ def run_benchmark(
     import torch
 
     from . import benchmark
-    from .errors import check_device
     from .preact_resnet import MODEL_ARGS
     where = check_device(device)
+    check_above_0('--threads', threads)
+    check_above_0('--img-size', img_size)
+    for size in batch_size:
+        check_above_0('--batch-size', size)
     if threads:
         torch.set_num_threads(threads)
     if task not in benchmark.TASKS:
@@ -428,7 +449,6 @@ def propagate(
     """
     from . import propagation
     from .data import load_sample
-    from .errors import check_device, check_name
     from .evaluation import Images, eval_transform, load_states, open_images
     where, kwargs = check_device(device), parse_model_kwargs(model_kwargs or [])
     if num_classes is not None:

@@ -1,24 +1,23 @@
 """Sets of small labelled images, held in memory as bytes: CIFAR-10, CIFAR-100, and whatever has their layout."""
 import hashlib
+import re
 import zipfile
 from pathlib import Path
-from typing import Any, NamedTuple, Tuple, Union
+from typing import Any, Dict, List, NamedTuple, Tuple, Union
 
 import numpy as np
 
-from .errors import UserError
+from .folders import class_folder, is_split, split_folder, split_folders
+from .images import DataError, find_files, open_image
 
-__all__ = ['CIFAR10_CLASSES', 'DataError', 'ImageSet', 'load_image_set', 'load_sample', 'open_folder']
+__all__ = ['CIFAR10_CLASSES', 'DataError', 'ImageSet', 'holds_arrays', 'load_image_set', 'load_sample']
 
 CIFAR10_CLASSES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
 MAX_BYTES = 16 << 30
-EIGHT_BIT = ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'CMYK')  # modes of PIL that lose nothing but alpha as RGB
+# A parquet file's split, its number, and how many there are, as `datasets` names files
+SHARD = re.compile(r'(.+?)(?:[-_. ]?(\d+)(?:-of-(\d+))?(?:-[0-9a-f]{16})?)?\.parquet')
 IMAGE_COLUMNS = ('img', 'image')
 LABEL_COLUMNS = ('label', 'fine_label')
-
-
-class DataError(UserError):
-    """Data that cannot be used; the message says what to do."""
 
 
 class ImageSet(NamedTuple):
@@ -37,6 +36,12 @@ class ImageSet(NamedTuple):
     def sha256(self) -> str:
         """Of the pixels and labels, in order."""
         return hashlib.sha256(self.images.tobytes() + self.labels.astype(np.int64).tobytes()).hexdigest()
+
+    def contains(self, other: 'ImageSet') -> bool:
+        """Whether every image of another set is one of this."""
+        mine, theirs = ({hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images.images}
+                        for images in (self, other))
+        return theirs <= mine
 
 
 def load_image_set(source: Union[str, Path], split: str) -> ImageSet:
@@ -58,16 +63,56 @@ def load_image_set(source: Union[str, Path], split: str) -> ImageSet:
     if path.is_dir():
         if (path / f'{split}.npz').is_file():
             return _read_npz(path / f'{split}.npz')
-        files = sorted(map(str, path.rglob(f'{split}*.parquet')))
-        if not files and (path / split).is_dir():
-            return _read_folder(path / split)
-        if not files:
-            raise DataError(f'{path} has no {split}.npz, no {split}*.parquet and no folder {split} with a folder for '
-                            f'each class: name a folder with a {split} split.')
-        return _read_dataset('parquet', split, data_files={split: files})
+        parquet = parquet_files(path)
+        if split in parquet:
+            return _read_dataset('parquet', split, data_files={split: _whole(path, split, parquet[split])})
+        if not parquet and (folder := split_folder(path, split)) != path:
+            return _read_folder(folder)
+        there = ', '.join(sorted(parquet) or split_folders(path))
+        raise DataError(f'{path} has no {split}.npz, no parquet file of a split {split} and no folder {split} with a '
+                        f'folder for each class{f" (but {there})" if there else ""}: name a folder with a {split} '
+                        f'split.')
     if path.exists() or str(source).count('/') != 1 or str(source).startswith(('.', '/')):
         raise DataError(f'{source} is no folder, no .npz file and no Hub data set such as uoft-cs/cifar10.')
     return _read_dataset(str(source), split)
+
+
+def holds_arrays(folder: Path) -> bool:
+    """Whether a folder holds parquet or .npz files, not images."""
+    return any(folder.glob('*.npz')) or any(file.suffix == '.parquet' for file in find_files(folder))
+
+
+def parquet_files(folder: Path) -> Dict[str, List[Path]]:
+    """The parquet files below a folder by their split: test-00000-of-00002.parquet, or any name in a folder test."""
+    found: Dict[str, List[Path]] = {}
+    for file in find_files(folder):
+        if match := SHARD.fullmatch(file.name):
+            named_by_folder = file.parent != folder and (
+                match[1].isdigit() or is_split(file.parent.name) and not is_split(match[1]))
+            found.setdefault(file.parent.name if named_by_folder else match[1], []).append(file)
+    return found
+
+
+def _whole(folder: Path, split: str, files: List[Path]) -> List[str]:
+    """The files of a split, all of them and once each.
+
+    Raises:
+        DataError: They are of several, such as two snapshots or configurations, or some are missing.
+    """
+    of, groups = [SHARD.fullmatch(file.name) for file in files], {}
+    for file, match in zip(files, of, strict=True):
+        number = match[2] if match[1] == split else file.name
+        groups.setdefault((file.parent, match[3]), {}).setdefault(number, []).append(file)
+    names = [str(next(iter(group.values()))[0].relative_to(folder)) for group in groups.values()]
+    twice = [str(same[1].relative_to(folder)) for group in groups.values() for same in group.values() if len(same) > 1]
+    if len(names) > 1 or twice:
+        raise DataError(f'{folder} holds the split {split} more than once ({" and ".join((names + twice)[:2])}): name '
+                        f'the folder of one of them.')
+    count = of[0][3]
+    if count and len(files) != int(count):
+        raise DataError(f'{folder} holds {len(files)} of the {int(count)} files of the split {split}: fetch the '
+                        f'others.')
+    return [str(file) for file in files]
 
 
 def _read_npz(path: Path) -> ImageSet:
@@ -89,41 +134,17 @@ def _read_npz(path: Path) -> ImageSet:
 
 
 def _read_folder(path: Path) -> ImageSet:
-    from PIL import Image
-    try:
-        folder = open_folder(path)
-    except OSError as e:
-        raise DataError(f'{path} cannot be read as a folder of images with a folder for each class: {e}') from e
-    images = []
-    for file, _ in folder.samples:
-        try:
-            with Image.open(file) as image:
-                if image.mode not in EIGHT_BIT:
-                    raise DataError(f'{file} has pixels of the kind {image.mode}: write it with 8 bits a channel.')
-                images.append(np.asarray(image.convert('RGB')))
-        except (OSError, SyntaxError, Image.DecompressionBombError) as e:
-            raise DataError(f'{file} cannot be read as an image ({e}): write it again.') from e
+    folder = class_folder(path)
+    images = [np.asarray(open_image(file)) for file, _ in folder.samples]
+    labels = np.array([label for _, label in folder.samples])
+    return _checked(str(path), _stacked(str(path), images), labels, folder.classes)
+
+
+def _stacked(source: str, images: List[np.ndarray]) -> np.ndarray:
     sizes = {image.shape[1::-1] for image in images}
     if len(sizes) > 1:
-        raise DataError(f'{path} holds images of {len(sizes)} sizes: resize them to one, such as 32x32.')
-    return _checked(str(path), np.stack(images), np.array(folder.targets), tuple(folder.classes))
-
-
-def open_folder(path: Path) -> Any:
-    """torchvision's ImageFolder, its classes in the order of timm's reader: 10 after 9.
-
-    Raises:
-        FileNotFoundError: There is no folder with images.
-    """
-    from timm.utils import natural_key
-    from torchvision.datasets import ImageFolder
-
-    class TimmFolder(ImageFolder):
-        def find_classes(self, directory):
-            classes = sorted(super().find_classes(directory)[0], key=natural_key)
-            return classes, {name: i for i, name in enumerate(classes)}
-
-    return TimmFolder(str(path))
+        raise DataError(f'{source} holds images of {len(sizes)} sizes: resize them to one, such as 32x32.')
+    return np.stack(images)
 
 
 def _read_dataset(name: str, split: str, **kwargs) -> ImageSet:
@@ -141,13 +162,35 @@ def _read_dataset(name: str, split: str, **kwargs) -> ImageSet:
     if image is None or label is None:
         columns = ', '.join(table.column_names)
         raise DataError(f'{source} has the columns {columns}: it needs img or image, and label or fine_label.')
-    try:
-        images = np.stack([np.asarray(row.convert('RGB')) for row in table[image]])
-    except (AttributeError, ValueError) as e:
-        raise DataError(f'{source}: column {image} does not hold images of one size ({e}).') from e
-    labels = np.asarray(table[label])
-    classes = getattr(table.features[label], 'names', None) or [str(i) for i in range(int(labels.max()) + 1)]
-    return _checked(source, images, labels, tuple(classes))
+    if isinstance(table.features[image], datasets.Image):
+        table = table.cast_column(image, datasets.Image(decode=False))  # which would rotate by EXIF, as folders do not
+    images = [np.asarray(open_image(_content(source, image, row), name=f'row {i} of {source}'))
+              for i, row in enumerate(table[image])]
+    labels, classes = _encoded(source, label, table[label], getattr(table.features[label], 'names', None))
+    return _checked(source, _stacked(source, images), labels, classes)
+
+
+def _content(source: str, column: str, row: Any) -> Union[bytes, str]:
+    """An image file, or its path, as parquet holds it."""
+    content = (row.get('bytes') or row.get('path')) if isinstance(row, dict) else row
+    if not isinstance(content, (bytes, str)):
+        raise DataError(f'{source}: column {column} does not hold images: write it as datasets.Image.')
+    return content
+
+
+def _encoded(source: str, column: str, labels: Any, names: Any) -> Tuple[np.ndarray, Tuple[str, ...]]:
+    """Labels as numbers, and the names of the classes; names in place of numbers are numbered in timm's order."""
+    from timm.utils import natural_key
+    labels = list(labels)
+    if all(isinstance(label, str) for label in labels):
+        names = names or sorted(set(labels), key=natural_key)
+        labels = [names.index(label) for label in labels]
+    if not all(isinstance(label, (int, np.integer)) for label in labels):
+        other = next(label for label in labels if not isinstance(label, (int, np.integer)))
+        raise DataError(f'{source}: column {column} holds {type(other).__name__}s: it needs whole numbers or names of '
+                        f'classes.')
+    labels = np.asarray(labels)
+    return labels, tuple(names or (str(i) for i in range(int(labels.max(initial=-1)) + 1)))
 
 
 def _checked(source: str, images: np.ndarray, labels: np.ndarray, classes: Tuple[str, ...]) -> ImageSet:

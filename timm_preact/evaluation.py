@@ -1,30 +1,34 @@
 """Models as users name them, run on images as timm prepares them: the engine of evaluate, predict and demo."""
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import timm
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from timm.data import ImageNetInfo, create_transform, resolve_data_config
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets import ImageFolder
+from torchvision.transforms import Compose, Grayscale
 
-from .data import DataError, ImageSet, load_image_set, open_folder
-from .errors import UserError, check_name
+from .data import ImageSet, holds_arrays, load_image_set
+from .errors import UserError, check_above_0, check_name, create_model
+from .folders import ClassFolder, class_folder, split_folder
+from .images import DataError, open_image
 from .preact_resnet import MODEL_ARGS
 from .weights import WeightsError, read_weights
 
 __all__ = [
-    'Images', 'Scores', 'class_names', 'evaluate', 'load_model', 'load_states', 'open_image', 'open_images', 'predict']
+    'MATCHES', 'Images', 'Scores', 'class_names', 'eval_transform', 'evaluate', 'input_channels', 'label_order',
+    'load_model', 'load_states', 'normalisation', 'open_images', 'predict',
+]
 
-EXTENSIONS = tuple(Image.registered_extensions())
+MATCHES = ('name', 'index')
 
 
 class Images(Dataset):
-    """Labelled images, prepared by a transform: items (tensor, label)."""
+    """Labelled images, prepared by a transform of PIL's images: items (tensor, label)."""
 
-    def __init__(self, source: Union[ImageSet, ImageFolder], transform: Callable):
+    def __init__(self, source: Union[ImageSet, ClassFolder], transform: Callable):
         self.source = source
         self.classes = tuple(source.classes)
         self.transform = transform
@@ -49,8 +53,7 @@ class Images(Dataset):
         Raises:
             UserError: The count is not positive.
         """
-        if count < 1:
-            raise UserError(f'{count} images show nothing: choose 1 or more.')
+        check_above_0('the number of images', count)
         count = min(count, len(self))
         images, labels = zip(*(self[i * len(self) // count] for i in range(count)), strict=True)
         return torch.stack(images), torch.tensor(labels)
@@ -78,37 +81,6 @@ class Scores(NamedTuple):
         return 100 - self.top1
 
 
-def open_image(path: Union[str, Path]) -> Image.Image:
-    """Read an image as RGB.
-
-    Raises:
-        DataError: The file is missing or is no whole image.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert('RGB')
-    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as e:
-        raise DataError(f'{path} is no image that Pillow can read: name an image file.') from e
-    except FileNotFoundError as e:
-        raise DataError(f'{path} does not exist: name an image file or a folder of images.') from e
-    except OSError as e:
-        raise DataError(f'{path} is not a whole image ({e}): replace the file.') from e
-
-
-def image_files(paths: Iterable[Path]) -> List[Path]:
-    """The files named, and all image files below the folders named, sorted."""
-    files = []
-    for path in paths:
-        if path.is_dir():
-            found = sorted(p for p in path.rglob('*') if p.suffix.lower() in EXTENSIONS)
-            if not found:
-                raise DataError(f'{path} holds no image file: name a folder with images.')
-            files += found
-        else:
-            files.append(path)
-    return files
-
-
 def open_images(source: str, split: str, transform: Callable) -> Images:
     """Labelled images from what `timm_preact.data.load_image_set` reads, or from a folder with a subfolder a class.
 
@@ -116,13 +88,8 @@ def open_images(source: str, split: str, transform: Callable) -> Images:
         DataError: `source` is none of these.
     """
     path = Path(source)
-    if path.is_dir() and not any(path.rglob('*.parquet')) and not any(path.glob('*.npz')):
-        folder = path / split if (path / split).is_dir() else path
-        try:
-            return Images(open_folder(folder), transform)
-        except FileNotFoundError as e:
-            raise DataError(f'{folder} holds no parquet or .npz file and no subfolder of images a class: name a data '
-                            f'folder.') from e
+    if path.is_dir() and not holds_arrays(path):
+        return Images(class_folder(split_folder(path, split)), transform)
     return Images(load_image_set(source, split), transform)
 
 
@@ -150,14 +117,14 @@ def load_model(
     if weights is None:
         if name.partition('.')[0] not in MODEL_ARGS and not timm.models.is_model_pretrained(name):
             raise UserError(f'{name} has no published weights: pass --weights, or choose another network.')
-        return timm.create_model(name, pretrained=True).to(device).eval()
+        return create_model(name, pretrained=True, **(model_kwargs or {})).to(device).eval()
     state_dict, config = read_weights(Path(weights))
     architecture = config.get('architecture', name.split('.')[0])
     if architecture != name.split('.')[0]:
         raise WeightsError(f'{weights} holds {architecture}, not {name}: pass --model {architecture}.')
     num_classes = num_classes or config.get('num_classes')
     kwargs = {} if num_classes is None else dict(num_classes=num_classes)
-    model = timm.create_model(name, **{**config.get('model_args', {}), **kwargs, **(model_kwargs or {})})
+    model = create_model(name, **{**config.get('model_args', {}), **kwargs, **(model_kwargs or {})})
     classes = state_dict['head.fc.weight'].shape[0] if 'head.fc.weight' in state_dict else model.num_classes
     if classes != model.num_classes:
         raise WeightsError(f'{weights} has {classes} classes, {name} has {model.num_classes}: name the model with the '
@@ -194,12 +161,7 @@ def load_states(
     check_name(name)
     kwargs = {**(read_weights(Path(weights))[1].get('model_args', {}) if weights else {}), **(model_kwargs or {})}
     torch.manual_seed(seed)
-    try:
-        yield 'initialisation', timm.create_model(name, **kwargs)
-    except UserError:
-        raise
-    except Exception as e:  # whatever a network makes of arguments that are none
-        raise UserError(f'{name} cannot be made with the arguments {kwargs}: {type(e).__name__}, {e}') from e
+    yield 'initialisation', create_model(name, **kwargs)
     if weights:
         yield Path(weights).name, load_model(name, weights, model_kwargs=model_kwargs)
         return
@@ -221,10 +183,32 @@ def eval_transform(
     """timm's evaluation transform by the model's own config, or for another size and crop.
 
     With `use_test_size` the config's test size is the default, as in timm's validate.py: 320x320 from crop 1.0 for the
-    paper's ImageNet tags.
+    paper's ImageNet tags. A network of one input channel gets grey images.
+
+    Raises:
+        UserError: The size is below 1, the crop is no share, or the network has neither 1 nor 3 input channels.
     """
-    args = dict(img_size=size, crop_pct=crop_pct)
-    return create_transform(**resolve_data_config(args, model=model, use_test_size=use_test_size))
+    check_above_0('--img-size', size)
+    check_above_0('--crop-pct', crop_pct, 1)
+    channels = input_channels(model)
+    if channels not in (1, 3):
+        raise UserError(f'a network of {channels} input channels takes no image files: use one of 1 (grey) or 3 (RGB).')
+    args = dict(img_size=size, crop_pct=crop_pct, in_chans=channels, **normalisation(model))
+    transform = create_transform(**resolve_data_config(args, model=model, use_test_size=use_test_size))
+    return transform if channels == 3 else Compose([Grayscale(), *transform.transforms])
+
+
+def input_channels(model: nn.Module) -> int:
+    """Channels of the images that a model takes."""
+    return getattr(model, 'in_chans', None) or model.pretrained_cfg['input_size'][0]
+
+
+def normalisation(model: nn.Module) -> Dict[str, Tuple[float, ...]]:
+    """`mean` and `std` by the model's config, a value a channel; a grey image's are the means of three channels'."""
+    values = {key: tuple(model.pretrained_cfg[key]) for key in ('mean', 'std')}
+    if input_channels(model) == 1:
+        return {key: (sum(of_channels) / len(of_channels),) for key, of_channels in values.items()}
+    return values
 
 
 def class_names(model: nn.Module) -> List[str]:
@@ -238,12 +222,54 @@ def class_names(model: nn.Module) -> List[str]:
     return [str(i) for i in range(model.num_classes)]
 
 
+def label_order(model: nn.Module, classes: Sequence[str], match: str = 'name') -> torch.Tensor:
+    """For each class of a data set, which logit is its own.
+
+    Args:
+        model: With as many outputs.
+        classes: The data set's, in the order of its labels.
+        match: 'name', where both have names; 'index' takes the order as it is.
+
+    Returns:
+        int64 (classes,).
+
+    Raises:
+        UserError: The numbers of classes differ, or their names do.
+    """
+    if match not in MATCHES:
+        raise UserError(f'--match {match} is not known: choose one of {", ".join(MATCHES)}.')
+    if len(classes) != model.num_classes:
+        raise UserError(f'the data has {len(classes)} classes and the model {model.num_classes}: choose a model '
+                        f'trained on this data set.')
+    names = _names_like(model, classes)
+    if match == 'index' or names is None or list(names) == list(classes):
+        return torch.arange(len(classes))
+    if set(names) != set(classes) or len(set(names)) < len(names):
+        theirs, ours = (', '.join(sorted(set(one) - set(other))[:3]) for one, other in (
+            (classes, names), (names, classes)))
+        raise UserError(f'the data has classes that the model has not ({theirs}), and the model others ({ours}): '
+                        f'choose a model trained on this data set, or take the order as it is by --match index.')
+    return torch.tensor([names.index(name) for name in classes])
+
+
+def _names_like(model: nn.Module, classes: Sequence[str]) -> Optional[List[str]]:
+    """The model's names of classes, of the kind that the data set has; None where one of them has only numbers."""
+    if all(name.isdigit() for name in classes):
+        return None
+    names = model.pretrained_cfg.get('label_names')
+    if names and len(names) == model.num_classes:
+        return list(names)
+    synsets = ImageNetInfo().label_names()
+    return synsets if len(classes) == len(synsets) and set(classes) & set(synsets) else None
+
+
 def evaluate(
         model: nn.Module,
         images: Images,
         batch_size: int = 250,
         device: str = 'cpu',
         advance: Callable[[int], None] = lambda done: None,
+        match: str = 'name',
 ) -> Scores:
     """Top-1 and top-5 accuracy in float32.
 
@@ -253,27 +279,25 @@ def evaluate(
         batch_size: Images a forward pass.
         device: Where the model is.
         advance: Called with the number of images after each batch.
+        match: How classes of the data are found among the model's, see `label_order`.
 
     Raises:
-        UserError: The batch size is not positive or the numbers of classes differ.
+        UserError: The batch size is not positive or the classes differ.
     """
-    if batch_size < 1:
-        raise UserError(f'batch size {batch_size} is not possible: choose 1 or more.')
-    if len(images.classes) != model.num_classes:
-        raise UserError(f'the data has {len(images.classes)} classes and the model {model.num_classes}: choose a model '
-                        f'trained on this data set.')
+    check_above_0('--batch-size', batch_size)
+    order = label_order(model, images.classes, match)
     top5, labels = [], []
     with torch.inference_mode():
         for x, y in DataLoader(images, batch_size=batch_size):
             x = x.to(device, memory_format=torch.channels_last)
             top5.append(model(x).topk(min(5, model.num_classes)).indices.cpu())
-            labels.append(y)
+            labels.append(order[y])
             advance(len(y))
     ranked, labels = torch.cat(top5), torch.cat(labels)
     hits = ranked == labels[:, None]
     per_class = {
         name: 100 * hits[labels == i, 0].double().mean().item()
-        for i, name in enumerate(images.classes) if (labels == i).any()
+        for name, i in zip(images.classes, order, strict=True) if (labels == i).any()
     }
     return Scores(
         len(labels), 100 * hits[:, 0].double().mean().item(), 100 * hits.any(1).double().mean().item(), per_class,
@@ -281,18 +305,31 @@ def evaluate(
 
 
 def predict(model: nn.Module, files: List[Path], top_k: int = 5, device: str = 'cpu') -> List[Dict]:
-    """The most probable classes of image files: [{file, predictions: [{class, probability}]}]."""
-    if top_k < 1:
-        raise UserError(f'--top-k {top_k} is not possible: choose 1 or more.')
+    """The most probable classes of image files.
+
+    Returns:
+        A dict a file: file, and predictions, [{class, probability}], or error where it could not be read.
+
+    Raises:
+        DataError: No file could be read.
+    """
+    check_above_0('--top-k', top_k)
     transform, names = eval_transform(model), class_names(model)
     results = []
     for file in files:
+        try:
+            image = open_image(file)
+        except DataError as e:
+            results.append({'file': str(file), 'error': str(e)})
+            continue
         with torch.inference_mode():
-            logits = model(transform(open_image(file))[None].to(device))
+            logits = model(transform(image)[None].to(device))
         probabilities, indices = logits[0].softmax(0).topk(min(top_k, model.num_classes))
         guesses = zip(indices.tolist(), probabilities.tolist(), strict=True)
         results.append({
             'file': str(file),
             'predictions': [{'class': names[i], 'probability': round(p, 4)} for i, p in guesses],
         })
+    if all('error' in result for result in results):
+        raise DataError(results[0]['error'])
     return results

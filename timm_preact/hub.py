@@ -17,11 +17,20 @@ from torch import nn
 
 from .card import card
 from .data import load_sample
-from .errors import UserError, check_name
-from .evaluation import eval_transform, evaluate, open_images
+from .errors import UserError, create_model
+from .evaluation import eval_transform, evaluate, input_channels, normalisation, open_images
 from .files import write_atomically
 from .preact_resnet import MODEL_ARGS, checkpoint_filter_fn
-from .weights import CHECKSUMS, WeightsError, digest_of, export_model, read_config, read_weights, verify
+from .weights import (
+    CHECKSUMS,
+    WeightsError,
+    check_finite,
+    digest_of,
+    export_model,
+    read_config,
+    read_weights,
+    verify,
+)
 from .weights.fetch import blaming, describe, unpack
 from .weights.foreign import FOREIGN, read_foreign
 from .weights.keymaps import KEY_MAPS, source_of
@@ -99,7 +108,7 @@ def convert(
                             f'preact_resnet50.my_in1k.')
         model, model_args, origin = _load_file(Path(source), *name.partition('.')[::2], license, model_args or {})
     elif source.count('.') == 1 and '/' not in source:
-        model = timm.create_model(check_name(source), pretrained=True)
+        model = create_model(source, pretrained=True)
     else:
         raise UserError(f'{source} is no file and no name with a tag such as preact_resnet50.pcv_in1k.')
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -132,6 +141,7 @@ def _load_file(
         config = {}
         if inner.suffix in FOREIGN:
             state_dict, layout = read_foreign(inner)
+            check_finite(state_dict, str(inner))
         else:
             state_dict, config = read_weights(inner)
             layout = source_of(state_dict)
@@ -142,13 +152,14 @@ def _load_file(
         model_args = {**KEY_MAPS[layout].model_args, **model_args}
     elif config.get('architecture') == name:
         model_args = {**config.get('model_args', {}), **model_args}
+    state_dict = checkpoint_filter_fn(state_dict, create_model(name, device='meta', **model_args))
     try:
-        state_dict = checkpoint_filter_fn(state_dict, timm.create_model(name, device='meta', **model_args))
         classes, in_chans = len(state_dict['head.fc.weight']), state_dict['stem.conv.weight'].shape[1]
-        model = timm.create_model(name, **{**model_args, 'num_classes': classes, 'in_chans': in_chans})
+        model = create_model(name, **{**model_args, 'num_classes': classes, 'in_chans': in_chans})
         model.load_state_dict(state_dict)
-    except (KeyError, RuntimeError, TypeError) as e:
+    except (KeyError, RuntimeError, TypeError, IndexError) as e:
         raise WeightsError(f'{file} does not fit {name}: {" ".join(str(e).split())[:200]}') from e
+    model.pretrained_cfg.update(input_size=(in_chans, *model.pretrained_cfg['input_size'][1:]))
     if published:
         model.pretrained_cfg.update(timm.get_pretrained_cfg(f'{name}.{tag}').to_dict())
         return model, model_args, None
@@ -165,14 +176,17 @@ def _write_config(folder: Path, config: Dict[str, Any]) -> None:
 
 
 def write_golden(folder: Path, model: nn.Module) -> None:
-    """Write two real images at the model's input size, uint8 (2, 3, height, width), and its logits (2, classes)."""
+    """Write two real images at the model's input size, uint8 (2, channels, height, width), and its logits (2, classes).
+
+    Raises:
+        UserError: The model has neither 1 nor 3 input channels.
+    """
     from PIL import Image
-    channels, *size = model.pretrained_cfg['input_size']
-    images = load_sample().images[[0, 150]]
+    channels, size = input_channels(model), model.pretrained_cfg['input_size'][1:]
     mode = {1: 'L', 3: 'RGB'}.get(channels)
     if mode is None:
         raise UserError(f'a model of {channels} input channels has no golden images: convert one with 1 or 3.')
-    resized = [Image.fromarray(image).convert(mode).resize(size[::-1]) for image in images]
+    resized = [Image.fromarray(image).convert(mode).resize(size[::-1]) for image in load_sample().images[[0, 150]]]
     pixels = torch.from_numpy(np.stack([np.array(image) for image in resized]).reshape(2, *size, channels))
     pixels = pixels.permute(0, 3, 1, 2).contiguous()
     content = io.BytesIO()
@@ -181,8 +195,7 @@ def write_golden(folder: Path, model: nn.Module) -> None:
 
 
 def _logits(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
-    cfg = model.pretrained_cfg
-    mean, std = (torch.tensor(cfg[key])[:pixels.shape[1], None, None] for key in ('mean', 'std'))
+    mean, std = (torch.tensor(values)[:, None, None] for values in normalisation(model).values())
     with torch.inference_mode():
         return model((pixels / 255 - mean) / std).clone()
 
@@ -195,7 +208,8 @@ def verify_folder(folder: Path) -> nn.Module:
     """
     for name in NEEDED:
         if not (folder / name).is_file():
-            raise WeightsError(f'{folder} has no {name}: make the folder with timm-preact convert or train.cifar.')
+            raise WeightsError(f'{folder} has no {name}: name a folder that timm-preact convert made, of '
+                               f'{folder if name == "README.md" else "a weight file or a folder of train.cifar"}.')
     config = read_config(folder / 'config.json')
     if 'sha256' not in config:
         raise WeightsError(f'config.json of {folder} has no sha256 of the weights: make the folder again.')
@@ -226,20 +240,25 @@ def measure(
         split: str,
         batch_size: int = 50,
         device: str = 'cpu',
+        match: str = 'name',
 ) -> List[Dict[str, Any]]:
     """Top-1 and top-5 accuracy as the paper tests: 224x224 from crop 0.875, and 320x320 from a shorter side of 320.
 
-    A model of another input size is tested at that size alone.
+    In place of the latter, the test size of the model's config where it has one, as Keras's 299x299. A model of another
+    input size is tested at its own alone.
 
     Returns:
         Dicts with data, split, images, input_size, crop_pct, top1 and top5, as config.json's 'evaluations'.
     """
-    own = model.pretrained_cfg['input_size'][-1], model.pretrained_cfg['crop_pct']
-    protocols = [(224, 0.875), (320, 1.0)] if own[0] == 224 else [own]
+    cfg = model.pretrained_cfg
+    protocols = [(cfg['input_size'][-1], cfg['crop_pct'])]
+    if protocols[0][0] == 224:
+        size = cfg.get('test_input_size')
+        protocols = [(224, 0.875), (size[-1], cfg.get('test_crop_pct') or cfg['crop_pct']) if size else (320, 1.0)]
     results = []
     for size, crop_pct in protocols:
         images = open_images(data, split, eval_transform(model, size, crop_pct))
-        scores = evaluate(model.to(device), images, batch_size, device)
+        scores = evaluate(model.to(device), images, batch_size, device, match=match)
         results.append(dict(
             data=Path(data).name, split=split, images=scores.images, input_size=size, crop_pct=crop_pct,
             top1=round(scores.top1, 4), top5=round(scores.top5, 4)))

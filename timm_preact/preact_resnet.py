@@ -515,12 +515,11 @@ def _create_preact_resnet(variant: str, pretrained: bool = False, **kwargs) -> P
     """Build a network by timm's factory.
 
     Besides timm's own arguments, features_only=True takes feature_norm=True: taps activated by the next unit's norm
-    (see `PreActResNet.forward_intermediates`) in place of the raw sums.
+    (see `PreActResNet.forward_intermediates`) in place of the raw sums, which timm's feature_cls='getter' makes.
     """
-    feature_cfg = dict(
-        feature_cls='getter', out_indices=tuple(range(len(kwargs['layers']) + 1)), flatten_sequential=True)
+    feature_cfg = dict(out_indices=tuple(range(len(kwargs['layers']) + 1)), flatten_sequential=True)
     if kwargs.get('features_only') and kwargs.pop('feature_norm', False):
-        feature_cfg['norm'] = True
+        feature_cfg.update(feature_cls='getter', norm=True)
     if pretrained:
         overlay = dict(kwargs.get('pretrained_cfg_overlay') or {})
         cfg = resolve_pretrained_cfg(variant, kwargs.get('pretrained_cfg'), overlay)

@@ -10,9 +10,10 @@ from typing import Any, Dict, List, Optional, Set
 import timm
 import yaml
 
-from .errors import UserError, check_name
+from .errors import UserError, check_name, create_model
+from .folders import class_folders, split_folder
 from .preact_resnet import MODEL_ARGS, checkpoint_filter_fn
-from .weights import WeightsError, read_weights
+from .weights import TIMM_KEYS, WeightsError, read_checkpoint
 from .weights.keymaps import KEY_MAPS, source_of
 
 __all__ = [
@@ -20,8 +21,6 @@ __all__ = [
 
 REPOSITORY = 'https://github.com/huggingface/pytorch-image-models'
 FAR = 3  # releases between scripts and package from which on an option may be missing on one side
-# What a split's folder may be called, as timm looks for it
-SPLITS = {'train': ('train', 'training'), 'validation': ('validation', 'val', 'valid', 'eval', 'evaluation')}
 CHECKPOINTS = ('resume', 'checkpoint', 'initial_checkpoint', 'pretrained_path')
 
 
@@ -145,10 +144,13 @@ def check_arguments(args: argparse.Namespace) -> None:
 def _check_checkpoint(path: Path, option: str, name: str, args: argparse.Namespace) -> None:
     if not path.is_file():
         raise ScriptError(f'{option} {path} does not exist: name a file, or leave {option} out to start anew.')
-    state_dict, _ = read_weights(path)
+    state_dict, key = read_checkpoint(path)
+    if key not in TIMM_KEYS:
+        raise WeightsError(f'{path} has its weights under {key!r}, where timm does not look: timm-preact convert '
+                           f'{path} --name {name} --to FOLDER writes FOLDER/model.safetensors for {option}.')
     source = source_of(state_dict)
     kwargs = {key: getattr(args, key) for key in ('num_classes', 'in_chans') if getattr(args, key, None) is not None}
-    model = timm.create_model(name, device='meta', **{**kwargs, **(getattr(args, 'model_kwargs', None) or {})})
+    model = create_model(name, device='meta', **{**kwargs, **(getattr(args, 'model_kwargs', None) or {})})
     if option == '--pretrained-path':  # goes through our filter, and its classifier is adapted
         checkpoint_filter_fn(state_dict, model)
         return
@@ -180,11 +182,10 @@ def _check_classes(args: argparse.Namespace, name: str) -> None:
     mapped = any(getattr(args, key, None) for key in ('class_map', 'valid_labels', 'real_labels'))
     if not root or not Path(root).is_dir() or getattr(args, 'dataset', None) or mapped:
         return
-    classes = {}
-    for folder in (_split_folder(Path(root), split) for split in splits if split):
-        classes[folder] = {p.name for p in folder.iterdir() if p.is_dir() and any(p.iterdir())}
-    if not all(classes.values()):
-        return  # no folder a class, or archives: timm says what it finds
+    folders = dict.fromkeys(split_folder(Path(root), split) for split in splits if split)
+    if not folders or not all(any(child.is_dir() for child in folder.iterdir()) for folder in folders):
+        return  # archives: timm says what it finds
+    classes = {folder: set(class_folders(folder)) for folder in folders}
     first, *others = classes
     for other in others:
         for here, there in ((first, other), (other, first)):
@@ -196,12 +197,6 @@ def _check_classes(args: argparse.Namespace, name: str) -> None:
     if len(classes[first]) != expected:
         raise ScriptError(f'{first} has {len(classes[first])} classes and the model {expected}: pass --num-classes '
                           f'{len(classes[first])}, or number the classes by --class-map.')
-
-
-def _split_folder(root: Path, split: str) -> Path:
-    split = split.split('[')[0]
-    names = next((names for names in SPLITS.values() if split in names), ())
-    return next((root / name for name in (split, *names) if (root / name).is_dir()), root)
 
 
 def _through_us(path: Path, args: List[str], parsed: argparse.Namespace) -> List[str]:

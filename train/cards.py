@@ -14,7 +14,7 @@ import timm
 from timm_preact.card import card
 from timm_preact.catalog import MEASURED
 from timm_preact.files import write_atomically
-from timm_preact.weights import digest_of
+from timm_preact.weights import CHECKSUMS, digest_of
 from timm_preact.weights.sources import SOURCES
 
 ROOT = Path(__file__).parents[1]
@@ -38,8 +38,9 @@ Re-measured in float32 by `timm-preact evaluate --model {name}` on the whole tes
 
 
 def result_of(name: str) -> Dict[str, Any]:
-    """The run behind a network that we trained."""
-    return json.loads(next(RESULTS.glob(f'{name}.seed*.json')).read_text())
+    """The run behind the weights of a network that ship, whichever seed that was."""
+    results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f'{name}.seed*.json'))]
+    return next(result for result in results if CHECKSUMS[name] == f"sha256:{result['weights_sha256']}")
 
 
 def config_of_run(name: str, config: Dict[str, Any], result: Dict[str, Any]) -> Dict[str, Any]:

@@ -22,7 +22,7 @@ import torch.distributed as dist
 import typer
 
 from timm_preact.data import load_image_set
-from timm_preact.errors import UserError, check_name, one_sentence_errors, parse_model_kwargs
+from timm_preact.errors import UserError, create_model, one_sentence_errors, parse_model_kwargs
 from timm_preact.files import write_atomically
 from train.recipe import RECIPES, choose_recipe
 from train.run import Run, local_device, train_together
@@ -61,6 +61,8 @@ def main(
         weight_decay=weight_decay, label_smoothing=label_smoothing, mean=mean, bn_group=bn_group)
     if not 0 <= seed < 2 ** 31:
         raise UserError(f'--seed is {seed}: it must be from 0 to {2 ** 31 - 1}.')
+    kwargs = parse_model_kwargs(model_kwargs)
+    create_model(model, **{**kwargs, 'device': 'meta'})  # before data are fetched
     where = local_device(device)
     distributed = 'WORLD_SIZE' in os.environ
     if distributed:
@@ -70,8 +72,7 @@ def main(
         write_atomically(output / '.writable', b'')
         (output / '.writable').unlink(missing_ok=True)
         train, test = load_image_set(data, 'train'), load_image_set(data, 'test')
-        settings = dict(model=check_name(model), model_kwargs=parse_model_kwargs(model_kwargs), seed=seed, amp=amp,
-                        data=[train.sha256, test.sha256])
+        settings = dict(model=model, model_kwargs=kwargs, seed=seed, amp=amp, data=[train.sha256, test.sha256])
         with closing(Run(settings, chosen, train, test, output, where, compile_model, capture)) as run:
             for _ in train_together([run], checkpoint_every=checkpoint_every):
                 if run.state != 'finished':

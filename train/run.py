@@ -33,7 +33,7 @@ from safetensors.torch import save
 import timm_preact
 from timm_preact.benchmark import hardware
 from timm_preact.data import ImageSet
-from timm_preact.errors import UserError, check_device
+from timm_preact.errors import UserError, check_device, create_model
 from timm_preact.files import write_atomically
 from timm_preact.weights import export_model
 from train.batches import Batches, EpochPlan, channel_statistics, error_on
@@ -84,6 +84,8 @@ class Run:
         if train.classes != test.classes or train.images.shape[1:] != test.images.shape[1:]:
             raise UserError('training and test images differ in their classes or in their size: give two splits of one '
                             'data set.')
+        if train.contains(test):
+            raise UserError('every test image is a training image: give the test split, or the error says nothing.')
         self.total = recipe.iterations if recipe.epochs is None else round(recipe.epochs * self.steps_per_epoch)
         if self.total < 1:
             raise UserError(f'{recipe.epochs} epochs are no step: train for longer.')
@@ -108,10 +110,7 @@ class Run:
         """The network, its initial weights drawn from the seed."""
         name, kwargs = self.settings['model'], self.settings['model_kwargs']
         torch.manual_seed(self.settings['seed'])
-        try:
-            self.model = timm.create_model(name, num_classes=len(train.classes), **kwargs)
-        except TypeError as e:
-            raise UserError(f'{name} does not take {kwargs}: {e}.') from e
+        self.model = create_model(name, num_classes=len(train.classes), **kwargs)
         self.model.to(self.device, memory_format=torch.channels_last).train()
 
     def place_data(self, train: ImageSet, test: ImageSet) -> None:
@@ -404,7 +403,9 @@ def train_together(runs: Iterable[Run], together: int = 1, checkpoint_every: int
                     except torch.OutOfMemoryError:
                         run.state, run.error = 'cut', (
                             f'{run.output.name} does not fit into memory beside {len(going) - 1} others: train fewer '
-                            f'together.')
+                            f'together.' if len(going) > 1 else
+                            f'{run.output.name} does not fit into memory: choose a smaller batch, --bn-group, or '
+                            f"--model-kwargs recompute_norms=True.")
                     progress.show(run)
             ended, going = [run for run in going if run.state != 'running'], [
                 run for run in going if run.state == 'running']
@@ -421,7 +422,7 @@ class RunProgress:
     def __init__(self):
         self.lines = not sys.stderr.isatty()
         self.bars = Progress(
-            TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn('{task.description}', markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
             console=Console(stderr=True), disable=self.lines or (dist.is_initialized() and dist.get_rank() != 0))
         self.tasks: Dict[Run, int] = {}
         self.epochs: Dict[Run, int] = {}

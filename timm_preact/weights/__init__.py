@@ -1,13 +1,15 @@
 """Weights that ship with the package, and how a weight file is verified before a tensor of it is used."""
+import argparse
 import copy
 import hashlib
 import json
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple, Union
+from typing import Any, Dict, Mapping, Optional, Tuple, Union
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from ..errors import UserError
@@ -15,11 +17,12 @@ from ..files import write_atomically
 from .sources import SOURCES
 
 __all__ = [
-    'CHECKSUMS', 'SHIPPED', 'WeightsError', 'digest_of', 'export_model', 'read_config', 'read_weights',
-    'shipped_weights', 'verify',
+    'CHECKSUMS', 'SHIPPED', 'TIMM_KEYS', 'WeightsError', 'check_finite', 'digest_of', 'export_model', 'read_checkpoint',
+    'read_config', 'read_weights', 'shipped_weights', 'verify',
 ]
 
 SHIPPED = Path(__file__).parent / 'shipped'
+TIMM_KEYS = ('', 'state_dict_ema', 'model_ema', 'state_dict', 'model')  # where timm looks in a checkpoint, in order
 
 # 'name.tag' -> 'algorithm:digest' of the file whose tensors are loaded under it. A source that publishes no checksum is
 # not here: there the first file seen counts, see `timm_preact.weights.fetch`.
@@ -89,24 +92,66 @@ def read_weights(path: Path) -> Tuple[Dict[str, torch.Tensor], Dict[str, Any]]:
     """State dict and config.json of weights that somebody saved; nothing is unpickled.
 
     Args:
-        path: A folder with model.safetensors and config.json, a .safetensors file, or a checkpoint of timm's train.py.
-            The config.json beside a file counts; where it has a sha256 the file is verified.
+        path: A folder with model.safetensors and config.json, or a file that `read_checkpoint` reads. The config.json
+            beside a file counts; where it has a sha256 the file is verified.
 
     Raises:
         WeightsError: The file is missing, damaged, or no weight file.
     """
-    from timm.models import load_state_dict
     file = path / 'model.safetensors' if path.is_dir() else path
     if not file.is_file():
         raise WeightsError(f'{file} does not exist: name a weight file or a folder with model.safetensors.')
     config = read_config(file.parent / 'config.json') if (file.parent / 'config.json').is_file() else {}
     if 'sha256' in config and file.name == 'model.safetensors':
         verify(file, f"sha256:{config['sha256']}")
+    return read_checkpoint(file)[0], config
+
+
+def read_checkpoint(file: Path) -> Tuple[Dict[str, torch.Tensor], str]:
+    """The state dict in a file, and the key under which it lies there, '' where it is all there is.
+
+    Args:
+        file: .safetensors, or what torch.save wrote: a state dict, or a dictionary with one inside.
+
+    Raises:
+        WeightsError: It is no such file, or holds values that are not finite.
+    """
+    from timm.models import clean_state_dict
     try:
-        return load_state_dict(str(file), weights_only=True), config
+        if file.suffix == '.safetensors':
+            checkpoint = load_file(file)
+        else:
+            with torch.serialization.safe_globals([argparse.Namespace]):  # of timm's train.py: its arguments
+                checkpoint = torch.load(file, map_location='cpu', weights_only=True)
     except Exception as e:  # safetensors, zipfile and torch each raise their own classes for a file that is no weights
         raise WeightsError(f'{file} is not a whole weight file ({type(e).__name__}): fetch it again, or name a '
                            f'.safetensors file.') from e
+    inside = {'': checkpoint, **(checkpoint if isinstance(checkpoint, Mapping) else {})}
+    found = [key for key, value in inside.items() if _is_state_dict(value)]
+    keys = [key for key in TIMM_KEYS if key in found] or found
+    if not keys or (len(keys) > 1 and keys[0] not in TIMM_KEYS):
+        what = f'several state dicts, {", ".join(map(str, keys))}' if keys else 'no state dict'
+        raise WeightsError(f'{file} holds {what}: save model.state_dict() alone.')
+    state_dict = clean_state_dict(inside[keys[0]])
+    check_finite(state_dict, str(file))
+    return state_dict, keys[0]
+
+
+def _is_state_dict(value: Any) -> bool:
+    return isinstance(value, Mapping) and len(value) > 0 and all(
+        isinstance(key, str) and isinstance(tensor, torch.Tensor) for key, tensor in value.items())
+
+
+def check_finite(state_dict: Mapping[str, torch.Tensor], source: str) -> None:
+    """Refuse weights with NaN or infinity in them, of a run that diverged.
+
+    Raises:
+        WeightsError: A tensor has some; the message names it.
+    """
+    for name, tensor in state_dict.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise WeightsError(f'{source}: {name} holds NaN or infinity, so that nothing can be computed with it: name '
+                               f'a checkpoint from before the run diverged.')
 
 
 def read_config(path: Path) -> Dict[str, Any]:

@@ -28,6 +28,9 @@ def read_keras(path: Path) -> Dict[str, torch.Tensor]:
     try:
         with h5py.File(path, 'r') as file:
             root = file['model_weights'] if 'model_weights' in file else file
+            if 'layer_names' not in root.attrs and 'layers' in root:
+                raise WeightsError(f"{path} is of Keras 3's save_weights, which names no layer: load it into its network "
+                                   f"there, and write that as a whole with model.save('network.h5').")
             data = {
                 f'{layer}.{leaf}': array
                 for layer in map(_text, root.attrs['layer_names'])
@@ -37,6 +40,8 @@ def read_keras(path: Path) -> Dict[str, torch.Tensor]:
                 raise ValueError('it is smaller than its tensors')
             return {key: _tensor(array) for key, array in data.items()}
     except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as e:
+        if isinstance(e, WeightsError):
+            raise
         raise WeightsError(f'{path} is no whole file of Keras weights ({e}): fetch it again.') from e
 
 
