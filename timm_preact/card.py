@@ -40,6 +40,15 @@ model = timm.create_model('{loaded_by}', pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 ```
 
+With transformers, from this repository or a folder of its files:
+
+```python
+import timm_preact  # first: it registers the name with timm
+from transformers import pipeline
+
+classify = pipeline('image-classification', model='ORG/{name}')
+```
+
 {sections}
 """
 

@@ -159,7 +159,9 @@ def load_states(
         WeightsError: The weights are damaged, or do not fit the name.
     """
     check_name(name)
-    kwargs = {**(read_weights(Path(weights))[1].get('model_args', {}) if weights else {}), **(model_kwargs or {})}
+    config = read_weights(Path(weights))[1] if weights else {}
+    classes = {key: config[key] for key in ('num_classes',) if key in config}
+    kwargs = {**config.get('model_args', {}), **classes, **(model_kwargs or {})}
     torch.manual_seed(seed)
     yield 'initialisation', create_model(name, **kwargs)
     if weights:

@@ -14,7 +14,7 @@ import timm
 from timm_preact.card import card
 from timm_preact.catalog import MEASURED
 from timm_preact.files import write_atomically
-from timm_preact.weights import CHECKSUMS, digest_of
+from timm_preact.weights import CHECKSUMS, digest_of, for_readers
 from timm_preact.weights.sources import SOURCES
 
 ROOT = Path(__file__).parents[1]
@@ -51,7 +51,7 @@ def config_of_run(name: str, config: Dict[str, Any], result: Dict[str, Any]) -> 
         data=name.rpartition('.')[2], split='test', images=scores['images'], input_size=size,
         crop_pct=config['pretrained_cfg']['crop_pct'], top1=scores['top1'], top5=scores['top5'])
     return dict(
-        config, golden_sha256=digest_of(CARDS / name / 'golden.npz'), evaluations=[evaluation])
+        for_readers(config), golden_sha256=digest_of(CARDS / name / 'golden.npz'), evaluations=[evaluation])
 
 
 def config_of_source(name: str) -> Dict[str, Any]:
@@ -59,9 +59,9 @@ def config_of_source(name: str) -> Dict[str, Any]:
     architecture, _, _ = name.partition('.')
     cfg = timm.get_pretrained_cfg(name)
     model = timm.create_model(architecture, device='meta')
-    return dict(
+    return for_readers(dict(
         architecture=architecture, num_classes=cfg.num_classes, num_features=model.num_features, global_pool='avg',
-        pretrained_cfg=cfg.to_dict(remove_source=True))
+        pretrained_cfg=cfg.to_dict(remove_source=True)))
 
 
 def write_card(name: str, config: Dict[str, Any], result: Optional[Dict[str, Any]] = None) -> None:

@@ -17,8 +17,8 @@ from ..files import write_atomically
 from .sources import SOURCES
 
 __all__ = [
-    'CHECKSUMS', 'SHIPPED', 'TIMM_KEYS', 'WeightsError', 'check_finite', 'digest_of', 'export_model', 'read_checkpoint',
-    'read_config', 'read_weights', 'shipped_weights', 'verify',
+    'CHECKSUMS', 'SHIPPED', 'TIMM_KEYS', 'WeightsError', 'check_finite', 'digest_of', 'export_model', 'for_readers',
+    'read_checkpoint', 'read_config', 'read_weights', 'shipped_weights', 'verify',
 ]
 
 SHIPPED = Path(__file__).parent / 'shipped'
@@ -84,8 +84,21 @@ def export_model(model: nn.Module, folder: Path, model_args: Optional[Dict[str, 
         sha256 = digest_of(weights)
         config = json.loads((Path(temporary) / 'config.json').read_text())
         write_atomically(folder / 'model.safetensors', weights.read_bytes())
-        write_atomically(folder / 'config.json', json.dumps(dict(config, sha256=sha256), indent=2).encode())
+        config = dict(for_readers(config), sha256=sha256)
+        write_atomically(folder / 'config.json', json.dumps(config, indent=2).encode())
     return sha256
+
+
+def for_readers(config: Dict[str, Any]) -> Dict[str, Any]:
+    """A config.json in timm's form as transformers reads it too.
+
+    It passes the number of classes itself, so that it must not stand among the model's arguments, and looks for the
+    names of the classes at the root.
+    """
+    args = {key: value for key, value in config.get('model_args', {}).items() if key != 'num_classes'}
+    names = config.get('pretrained_cfg', {}).get('label_names')
+    config = {key: value for key, value in config.items() if key not in ('model_args', 'label_names')}
+    return dict(config, **({'label_names': names} if names else {}), **({'model_args': args} if args else {}))
 
 
 def read_weights(path: Path) -> Tuple[Dict[str, torch.Tensor], Dict[str, Any]]:

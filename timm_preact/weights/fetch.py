@@ -31,6 +31,8 @@ __all__ = ['HUB_ORGANIZATION', 'blaming', 'describe', 'fetch', 'from_hub', 'loca
 # publishers' own files: nobody here owns a namespace there, and one that somebody can take must never be the default.
 HUB_ORGANIZATION = 'TIMM_PREACT_HUB_ORG'
 MAX_BYTES = 1 << 30
+# Where unpacked files and recorded digests go when torch.hub's cache is read-only
+OWN_CACHE = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'timm_preact'
 
 
 def locate(variant: str, cfg: Any, cache_dir: Optional[str] = None) -> Dict[str, Any]:
@@ -92,7 +94,8 @@ def fetch(name: str, cache_dir: Optional[Union[str, Path]] = None) -> Path:
     """The published file of 'name.tag', from the cache or the network, verified.
 
     A .pth.zip is unpacked; what is returned is the .pth. A file whose publisher states no checksum must hold exactly
-    the tensors of its network; its sha256 is recorded beside it when it is first seen, and holds from then on.
+    the tensors of its network; its sha256 is recorded beside it when it is first seen, and holds from then on. Where
+    the cache cannot be written, it is read, and what would be written there goes to a cache of our own.
 
     Args:
         name: A key of SOURCES.
@@ -102,22 +105,39 @@ def fetch(name: str, cache_dir: Optional[Union[str, Path]] = None) -> Path:
         WeightsError: It cannot be fetched, or is not the published file. Nothing is left in the cache then.
     """
     url = SOURCES[name].url
-    folder = Path(cache_dir or Path(torch.hub.get_dir()) / 'checkpoints')
-    archive = folder / url.rpartition('/')[2]
-    file = folder / archive.name.removesuffix('.zip')
-    record = folder / f'{file.name}.sha256'
-    if file.exists():
-        _check(name, file, record)
-        return file
+    archive_name = url.rpartition('/')[2]
+    file_name = archive_name.removesuffix('.zip')
+    cache = Path(cache_dir or Path(torch.hub.get_dir()) / 'checkpoints')
+    folders = [cache] if is_writable(cache) else [cache, OWN_CACHE]
+    record = next((folder / f'{file_name}.sha256' for folder in folders if (folder / f'{file_name}.sha256').is_file()),
+                  folders[-1] / f'{file_name}.sha256')
+    for folder in folders:
+        if (folder / file_name).exists():
+            record.parent.mkdir(parents=True, exist_ok=True)
+            _check(name, folder / file_name, record)
+            return folder / file_name
+    archive = next((folder / archive_name for folder in folders if (folder / archive_name).exists()), None)
+    folder = folders[-1]
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix='.fetching-') as temporary:
-        fresh = archive if archive.exists() else _download(url, Path(temporary) / archive.name, folder)
-        with blaming(str(archive) if archive.exists() else url, temporary):
-            if archive.suffix == '.zip':
+        fresh = archive or _download(url, Path(temporary) / archive_name, folder)
+        with blaming(str(archive or url), temporary):
+            if fresh.suffix == '.zip':
                 fresh = unpack(fresh, Path(temporary))
             _check(name, fresh, record)
-        os.replace(fresh, file)
-    return file
+        os.replace(fresh, folder / file_name)
+    return folder / file_name
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether files can be made in a folder, or in the first of those above it that is there."""
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 @contextmanager

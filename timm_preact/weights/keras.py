@@ -29,8 +29,8 @@ def read_keras(path: Path) -> Dict[str, torch.Tensor]:
         with h5py.File(path, 'r') as file:
             root = file['model_weights'] if 'model_weights' in file else file
             if 'layer_names' not in root.attrs and 'layers' in root:
-                raise WeightsError(f"{path} is of Keras 3's save_weights, which names no layer: load it into its network "
-                                   f"there, and write that as a whole with model.save('network.h5').")
+                raise WeightsError(f"{path} is of Keras 3's save_weights, which names no layer: load it into its "
+                                   f"network there, and write that as a whole with model.save('network.h5').")
             data = {
                 f'{layer}.{leaf}': array
                 for layer in map(_text, root.attrs['layer_names'])
