@@ -20,7 +20,7 @@ from test_cli import refusal, run
 from torch7_writer import module, write_torch7
 
 from timm_preact.evaluation import eval_transform
-from timm_preact.hub import golden_error, verify_folder
+from timm_preact.hub import golden_error, measure, verify_folder
 from timm_preact.weights import CHECKSUMS, WeightsError, digest_of
 from timm_preact.weights.fair import read_fair
 from timm_preact.weights.keras import read_keras
@@ -175,6 +175,37 @@ def test_verify_measures_both_protocols_of_the_paper_and_records_them(tmp_path, 
     text = (tmp_path / 'made' / 'README.md').read_text()
     assert f"value: {round(evaluations[0]['top1'], 2)}" in text and 'model-index' in text
     verify_folder(tmp_path / 'made')
+
+
+def test_kerass_networks_are_measured_at_their_publishers_299(sample, tmp_path):
+    """And every other at the paper's 320, or at its own size."""
+    folder = tmp_path / 'test' / 'n01440764'
+    folder.mkdir(parents=True)
+    Image.fromarray(sample.images[0]).save(folder / '0.png')
+    np.savez(tmp_path / 'test.npz', images=sample.images[:2], labels=np.arange(2), classes=np.arange(1000).astype(str))
+    sizes = {name: [(r['input_size'], r['crop_pct']) for r in measure(
+        timm.create_model(name, layers=(1, 1, 1, 1), channels=(16, 16, 16, 16)).eval(), str(tmp_path / 'test.npz'),
+        'test')] for name in ('preact_resnet50_keras', 'preact_resnet18', 'preact_resnet200_fb')}
+    assert sizes == {'preact_resnet50_keras': [(224, 0.875), (299, 0.875)],
+                     'preact_resnet18': [(224, 0.875), (320, 1.0)], 'preact_resnet200_fb': [(224, 0.875), (320, 1.0)]}
+
+
+@pytest.mark.parametrize('channels', [1, 4])
+def test_a_network_of_another_number_of_channels_is_converted_or_refused(channels, tmp_path):
+    model = timm.create_model('preact_resnet20', in_chans=channels)
+    torch.save(model.state_dict(), tmp_path / 'w.pth')
+    arguments = ['convert', tmp_path / 'w.pth', '--name', 'preact_resnet20.mine', '--license', 'mit', '--to',
+                 tmp_path / 'made']
+    if channels == 4:
+        assert 'a model of 4 input channels has no golden images: convert one with 1 or 3' in refusal(*arguments)
+        assert not (tmp_path / 'made').exists()
+        return
+    run(*arguments)
+    assert 'stored logits replayed within' in run('verify', tmp_path / 'made')
+    config = json.loads((tmp_path / 'made' / 'config.json').read_text())
+    assert config['pretrained_cfg']['input_size'] == [1, 32, 32] and config['model_args']['in_chans'] == 1
+    with np.load(tmp_path / 'made' / 'golden.npz') as stored:
+        assert stored['images'].shape == (2, 1, 32, 32)
 
 
 def test_the_papers_protocol_is_the_whole_of_a_320_pixel_image(sample):

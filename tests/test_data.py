@@ -130,3 +130,118 @@ def test_a_broken_parquet_file_is_refused(tmp_path):
 def test_a_source_that_is_nothing_is_refused(source):
     with pytest.raises(DataError, match='no folder'):
         load_image_set(source, 'test')
+
+
+# Parquet, named and filled in other ways
+
+
+@pytest.fixture
+def shards(npz_folder, tmp_path):
+    """write(path, rows, **columns): a parquet file of some of the 100 test images; columns replace img and label."""
+    import datasets
+    test = load_image_set(npz_folder, 'test')
+
+    def write(path, rows=range(100), features=None, **columns):
+        rows = list(rows)
+        names = datasets.ClassLabel(names=list(test.classes))
+        features = features or datasets.Features(img=datasets.Image(), label=names)
+        columns = {'img': [test.images[i] for i in rows], 'label': test.labels[rows].tolist(), **columns}
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        datasets.Dataset.from_dict(columns, features=features).to_parquet(tmp_path / path)
+        return tmp_path
+
+    return write
+
+
+def test_a_splits_name_ends_where_datasets_ends_it(shards):
+    shards('data/test-00000-of-00002.parquet', range(50))
+    shards('data/test-00001-of-00002.parquet', range(50, 100))
+    root = shards('data/test_corrupted-00000-of-00001.parquet', range(10))
+    assert len(load_image_set(root, 'test').labels) == 100
+    assert len(load_image_set(root, 'test_corrupted').labels) == 10
+    with pytest.raises(DataError, match=r'no parquet file of a split train .*\(but test, test_corrupted\)'):
+        load_image_set(root, 'train')
+
+
+@pytest.mark.parametrize('path', ['test.parquet', 'test/0000.parquet', 'plain_text/test/part-0.parquet',
+                                  'test_0.parquet',
+                                  'test-00000-of-00001-90bb8e0f1a1d6f31.parquet'])
+def test_names_that_the_hub_has_used_are_read(shards, path):
+    assert len(load_image_set(shards(path), 'test').labels) == 100
+
+
+@pytest.mark.parametrize('paths', [
+    ('one/test-00000-of-00001.parquet', 'other/test-00000-of-00001.parquet'),
+    ('test.parquet', 'test-00000-of-00001.parquet'),
+    ('test-00000-of-00001-90bb8e0f1a1d6f31.parquet', 'test-00000-of-00001-11bb8e0f1a1d6f31.parquet')])
+def test_several_snapshots_or_configurations_are_one_sentence(shards, paths):
+    for path in paths:
+        root = shards(path)
+    with pytest.raises(DataError) as e:
+        load_image_set(root, 'test')
+    assert 'holds the split test more than once' in str(e.value) and all(path in str(e.value) for path in paths)
+
+
+def test_a_missing_shard_is_noticed(shards):
+    with pytest.raises(DataError, match='holds 1 of the 3 files of the split test: fetch the others'):
+        load_image_set(shards('test-00000-of-00003.parquet'), 'test')
+
+
+def test_parquet_behind_a_link_to_a_folder_is_read(shards, tmp_path):
+    shards('elsewhere/test-00000-of-00001.parquet')
+    (tmp_path / 'root').mkdir()
+    (tmp_path / 'root' / 'data').symlink_to(tmp_path / 'elsewhere')
+    assert len(load_image_set(tmp_path / 'root', 'test').labels) == 100
+
+
+def test_labels_may_be_text_and_are_numbered_in_timms_order(shards):
+    import datasets
+    features = datasets.Features(img=datasets.Image(), label=datasets.Value('string'))
+    root = shards('test.parquet', range(3), features, label=['10', '9', 'b'])
+    data = load_image_set(root, 'test')
+    assert data.classes == ('9', '10', 'b') and data.labels.tolist() == [1, 0, 2]
+
+
+def test_labels_that_are_dictionaries_are_refused_with_the_column(shards):
+    import datasets
+    features = datasets.Features(img=datasets.Image(), label={'id': datasets.Value('int64')})
+    root = shards('test.parquet', range(2), features, label=[{'id': 1}, {'id': 0}])
+    with pytest.raises(DataError, match='column label holds dicts: it needs whole numbers or names of classes'):
+        load_image_set(root, 'test')
+
+
+def test_parquet_gives_the_pixels_that_files_give(shards, sample, tmp_path):
+    """A rotation that EXIF asks for is ignored in both, as in timm; 16 bits are refused in both."""
+    import io
+
+    import datasets
+    image, exif = Image.fromarray(sample.images[0]), Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / 'files' / 'test' / 'a').mkdir(parents=True)
+    image.save(tmp_path / 'files' / 'test' / 'a' / '0.png', exif=exif)
+    content = (tmp_path / 'files' / 'test' / 'a' / '0.png').read_bytes()
+    features = datasets.Features(img=datasets.Image(), label=datasets.ClassLabel(names=['a']))
+    shards('rows/test.parquet', [0], features, img=[{'bytes': content, 'path': None}], label=[0])
+    sets = [load_image_set(tmp_path / kind, 'test') for kind in ('files', 'rows')]
+    assert sets[0].sha256 == sets[1].sha256 and np.array_equal(sets[0].images[0], sample.images[0])
+    deep = io.BytesIO()
+    Image.fromarray(np.full((32, 32), 1000, np.uint16)).save(deep, 'png')
+    shards('deep/test.parquet', [0], features, img=[{'bytes': deep.getvalue(), 'path': None}], label=[0])
+    with pytest.raises(DataError, match='row 0 of .*deep.*test.parquet has pixels of the kind I;16'):
+        load_image_set(tmp_path / 'deep', 'test')
+
+
+def test_a_root_of_splits_without_the_one_asked_for_names_them(sample, tmp_path):
+    for split in ('train', 'val'):
+        (tmp_path / split / 'cat').mkdir(parents=True)
+        Image.fromarray(sample.images[0]).save(tmp_path / split / 'cat' / '0.png')
+    with pytest.raises(DataError, match=r'\(but train, val\)|has no split test \(but train, val\)'):
+        load_image_set(tmp_path, 'test')
+
+
+def test_a_set_that_holds_another_is_noticed(sample):
+    part = sample._replace(images=sample.images[::-1][:20], labels=sample.labels[::-1][:20])
+    assert sample.contains(sample) and sample.contains(part) and not part.contains(sample)
+    changed = part.images.copy()
+    changed[0, 0, 0, 0] ^= 1
+    assert not sample.contains(part._replace(images=changed))

@@ -66,6 +66,20 @@ def test_three_panels_leave_no_empty_one(tmp_path):
     assert drawn[0] == (255, 255) and drawn[1][0] < 100  # the fourth quarter is white, then not
 
 
+def test_every_line_of_a_picture_is_drawn():
+    from matplotlib.figure import Figure
+    axes = Figure().subplots()
+    row = dict(images_per_second=1., memory=1)
+    ours = ['optimize()', 'optimize(compile=True)', 'as created', 'optimize(), CUDA graph', 'compile_units']
+    peers = [peer.title for peer in peers_of('preact_resnet50')]
+    benchmark.draw_panel(axes, [dict(
+        setting=dict(name='preact_resnet50'), contestants={name: row for name in (*ours, *peers)})])
+    labels = {text.get_text() for text in axes.get_legend().get_texts()}
+    assert len(labels) == len(ours) + sum(peer.source is not None for peer in peers_of('preact_resnet50')) >= 7
+    looks = {(line.get_color(), line.get_linestyle()) for line in axes.get_lines()}
+    assert len(looks) == len(labels)
+
+
 def test_training_counts_what_is_kept_for_backward(quick, tmp_path):
     result = run('preact_resnet110_pcv', '--task', 'training', '--batch-size', 2, '--rounds', 1, '--to',
                  tmp_path / 'table')

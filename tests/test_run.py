@@ -164,6 +164,15 @@ def test_splits_that_do_not_fit_each_other_are_refused(sets, tmp_path):
             Run(settings, choose_recipe('modern', batch_size=32), sets[0], test, tmp_path, CPU)
 
 
+def test_test_images_that_are_training_images_are_refused(sets, tmp_path):
+    """The same file for both, the same content, or a part of it: the error would say nothing."""
+    settings = dict(model='preact_resnet20', model_kwargs=TINY, seed=0, amp=False, data=['', ''])
+    part = sets[0]._replace(images=sets[0].images[50:150].copy(), labels=sets[0].labels[50:150])
+    for test in (sets[0], part):
+        with pytest.raises(UserError, match='every test image is a training image'):
+            Run(settings, choose_recipe('modern', batch_size=32), sets[0], test, tmp_path, CPU)
+
+
 def test_batchnorm_and_biases_are_spared_from_decay_unless_the_recipe_decays_all():
     model = timm.create_model('preact_resnet20', **TINY)
     decayed, spared = parameter_groups(model, RECIPES['paper'])
@@ -173,6 +182,19 @@ def test_batchnorm_and_biases_are_spared_from_decay_unless_the_recipe_decays_all
     assert len(decayed['params']) + len(spared['params']) == len(names)
     assert (decayed['weight_decay'], spared['weight_decay']) == (1e-4, 0.)
     assert len(parameter_groups(model, RECIPES['modern'])[0]['params']) == len(names)
+
+
+@pytest.mark.parametrize('together, advice', [
+    (1, 'run0 does not fit into memory: choose a smaller batch'), (2, 'beside 1 others: train fewer together')])
+def test_a_run_that_does_not_fit_into_memory_says_what_helps(make, monkeypatch, together, advice):
+    runs = [make() for _ in range(together)]
+
+    def advance(self, checkpoint_every=0):
+        raise torch.OutOfMemoryError('CUDA out of memory')
+
+    monkeypatch.setattr(Run, 'advance', advance)
+    ended = ends(*runs)
+    assert [run.state for run in ended] == ['cut'] * together and advice in ended[0].error
 
 
 def test_a_folder_has_one_run_at_a_time(make):

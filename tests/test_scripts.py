@@ -183,6 +183,50 @@ def test_a_folder_with_a_class_too_few_is_found(tmp_path):
         data_dir=root, num_classes=3, train_split='train', val_split='validation', class_map='classes.txt'))
 
 
+@pytest.mark.parametrize('place, content, sentence', [
+    ('.ipynb_checkpoints/notes.json', b'{}', None),  # no class to timm
+    ('c/0.gif', b'', 'c holds no image of a kind that timm reads'),
+    ('.hidden/0.png', b'', '.hidden is a class to timm, which would shift the labels')])
+def test_classes_are_counted_as_timm_counts_them(tmp_path, place, content, sentence):
+    root = image_folders(tmp_path, val='ab')
+    file = tmp_path / 'val' / place
+    file.parent.mkdir()
+    file.write_bytes(content)
+    options = dict(data_dir=root, num_classes=2, split='validation')
+    if sentence is None:
+        check_arguments(arguments(**options))
+    else:
+        assert sentence in refusal(**options)
+
+
+def test_a_split_that_is_missing_is_named_with_those_that_are_there(tmp_path):
+    """timm would take the root for it, and its splits for classes."""
+    root = image_folders(tmp_path, train='ab', test='ab')
+    assert 'has no split validation (but test, train)' in refusal(data_dir=root, num_classes=2, split='validation')
+
+
+def test_folders_of_archives_are_left_to_timm(tmp_path):
+    (tmp_path / 'val').mkdir()
+    (tmp_path / 'val' / 'images.tar').write_bytes(b'')
+    check_arguments(arguments(data_dir=str(tmp_path), num_classes=2, split='validation'))
+
+
+def test_a_checkpoint_with_its_weights_where_timm_does_not_look_is_named(checkpoints, tmp_path):
+    weights = torch.load(checkpoints / 'ours.pth.tar', weights_only=True)['state_dict']
+    for key in ('net', 'model_state_dict'):
+        torch.save({key: weights, 'acc': 91.5}, tmp_path / 'w.pth')
+        sentence = refusal(num_classes=7, checkpoint=str(tmp_path / 'w.pth'))
+        assert f"has its weights under '{key}', where timm does not look: timm-preact convert" in sentence
+        assert sentence.endswith('for --checkpoint.')
+    torch.save({'epoch': 3}, tmp_path / 'w.pth')
+    assert 'holds no state dict' in refusal(num_classes=7, checkpoint=str(tmp_path / 'w.pth'))
+
+
+def test_model_arguments_that_are_none_are_named(checkpoints):
+    sentence = refusal(checkpoint=str(checkpoints / 'ours.pth.tar'), model_kwargs={'placement': 'odd'})
+    assert "placement='odd' is not known" in sentence
+
+
 def test_num_classes_that_contradicts_the_images_is_found(tmp_path):
     root = image_folders(tmp_path, train='abc', validation='abc')
     for kwargs, number in (({'num_classes': 2}, 2), ({}, 1000), ({'model': 'preact_resnet20'}, 10)):

@@ -36,7 +36,7 @@ from torch7_writer import write_torch7
 
 from timm_preact.errors import UserError
 from timm_preact.weights import CHECKSUMS, WeightsError, digest_of
-from timm_preact.weights.fetch import fetch
+from timm_preact.weights.fetch import fetch, is_writable
 from timm_preact.weights.foreign import read_foreign
 from timm_preact.weights.keymaps import KEY_MAPS, LayoutError, from_ours, to_ours
 from timm_preact.weights.sources import SOURCES
@@ -649,6 +649,32 @@ def test_an_unpacked_file_that_was_changed_is_refused_and_left(download, cache):
     with pytest.raises(WeightsError, match=f'{file} is damaged'):
         timm.create_model(CIFAR, pretrained=True)
     assert sorted(os.listdir(cache)) == [file.name, archive.name]
+
+
+@pytest.mark.parametrize('name, written', [(CIFAR, ['unpacked']), (FAIR, ['recorded'])], ids=['zip', 't7'])
+def test_a_cache_that_cannot_be_written_is_read_and_the_rest_goes_to_our_own(
+        name, written, download, cache, tmp_path_factory, monkeypatch):
+    """What is unpacked, and the sha256 of a file that is seen for the first time, which then holds."""
+    own = tmp_path_factory.mktemp('home') / 'timm_preact'
+    monkeypatch.setattr('timm_preact.weights.fetch.OWN_CACHE', own)
+    monkeypatch.setattr('timm_preact.weights.fetch.is_writable', lambda folder: folder != cache)
+    published = download(name)
+    held = os.listdir(cache)
+    for _ in range(2):
+        assert timm.create_model(name, pretrained=True).stem.conv.weight.isfinite().all()
+        assert os.listdir(cache) == held
+        assert os.listdir(own) == [
+            published.file.stem if written == ['unpacked'] else f'{published.file.name}.sha256']
+    if written == ['recorded']:
+        (own / f'{published.file.name}.sha256').write_text('0' * 64)
+        with pytest.raises(WeightsError, match='is damaged'):
+            timm.create_model(name, pretrained=True)
+
+
+def test_a_folder_that_cannot_be_written_is_noticed(tmp_path):
+    """Root writes wherever a file system takes files: /proc takes none."""
+    assert is_writable(tmp_path) and is_writable(tmp_path / 'not' / 'there')
+    assert not is_writable(Path('/proc')) and not is_writable(Path('/proc/1/nothing'))
 
 
 def test_a_member_is_never_written_where_its_name_points(download, cache, tmp_path):

@@ -10,16 +10,18 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from timm.layers import GroupNormAct
 from torch import nn
 
 import timm_preact.weights as weights
+from timm_preact import hub
 from timm_preact.card import card
 from timm_preact.catalog import MEASURED
-from timm_preact.evaluation import load_model
+from timm_preact.evaluation import eval_transform, load_model
 from timm_preact.preact_resnet import PreActResNet
-from timm_preact.weights import CHECKSUMS, SHIPPED, WeightsError, digest_of, export_model, read_weights
+from timm_preact.weights import CHECKSUMS, SHIPPED, WeightsError, digest_of, export_model, read_config, read_weights
 from timm_preact.weights.sources import SOURCES
 from train.cards import CARDS, config_of_run, config_of_source, result_of, training
 
@@ -227,6 +229,28 @@ def test_an_exported_model_loads_through_local_dir(exported):
     assert json.loads((folder / 'config.json').read_text())['sha256'] == digest_of(folder / 'model.safetensors')
 
 
+def test_a_folder_is_one_for_transformers_too(exported):
+    """Which passes the number of classes itself, and looks for their names at the root of config.json."""
+    config = read_config(exported[0] / 'config.json')
+    assert 'num_classes' not in config['model_args'] and config['num_classes'] == 10
+    assert config['label_names'] == config['pretrained_cfg']['label_names'] and config['label_names'][2] == 'bird'
+
+
+def test_transformers_names_a_bird(exported, sample, tmp_path, monkeypatch):
+    """By its pipeline, its automatic classes and timm's local-dir alike."""
+    transformers = pytest.importorskip('transformers')
+    folder, image = exported[0], Image.fromarray(sample.images[100])
+    hub.convert('preact_resnet20.cifar10', tmp_path / 'made')
+    guesses = transformers.pipeline('image-classification', model=str(tmp_path / 'made'))(image)
+    ours = timm.create_model(f'local-dir:{tmp_path / "made"}', pretrained=True).eval()
+    with torch.inference_mode():
+        expected = ours(eval_transform(ours)(image)[None]).softmax(1)[0]
+    assert guesses[0]['label'] == 'bird' and guesses[0]['score'] == pytest.approx(expected.max().item(), rel=1e-3)
+    model = transformers.AutoModelForImageClassification.from_pretrained(folder)
+    assert model.config.num_labels == 10 and model.config.id2label[8] == 'ship'
+    assert transformers.AutoModel.from_pretrained(folder).timm_model.num_classes == 0
+
+
 def test_a_bit_flipped_export_is_refused(exported):
     folder, _ = exported
     content = bytearray((folder / 'model.safetensors').read_bytes())
@@ -291,6 +315,15 @@ def test_the_card_and_the_catalog_say_what_the_result_file_says(name):
     assert f"sha256:{result['weights_sha256']}" == CHECKSUMS[name] == f"sha256:{config['sha256']}"
     assert MEASURED[name] == result['evaluation']['error'] == pytest.approx(result['test_error'], abs=1e-9)
     assert result['curve'][-1]['test_error'] == result['test_error']
+
+
+def test_the_card_is_of_the_run_whose_weights_ship_whichever_seed_that_was(tmp_path, monkeypatch):
+    digest = CHECKSUMS['preact_resnet20.cifar10'].partition(':')[2]
+    for seed, sha256 in ((0, '1' * 64), (1, digest), (2, '2' * 64)):
+        result = dict(seed=seed, weights_sha256=sha256)
+        (tmp_path / f'preact_resnet20.cifar10.seed{seed}.json').write_text(json.dumps(result))
+    monkeypatch.setattr('train.cards.RESULTS', tmp_path)
+    assert result_of('preact_resnet20.cifar10')['seed'] == 1
 
 
 @pytest.mark.parametrize('name', SOURCES)
