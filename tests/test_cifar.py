@@ -223,7 +223,7 @@ def test_the_mean_image_is_kept_with_the_weights(npz_folder, tmp_path):
     (['--recipe', 'papre'], 'choose one of paper, torch, modern'),
     (['--epochs', '1', '--iterations', '1'], 'give one of them'),
     (['--model-kwargs', 'layers'], 'write KEY=VALUE'),
-    (['--model-kwargs', 'colour=1'], "does not take {'layers': [1, 1, 1], 'colour': 1}"),
+    (['--model-kwargs', 'colour=1'], 'cannot be made with layers=[1, 1, 1], colour=1 (TypeError'),
     (['--epochs', '0.0001'], '0.0001 epochs are no step'),
     (['--seed', '-1'], '--seed is -1: it must be from 0'),
     (['--weight-decay', '-1'], '--weight-decay is -1.0'),

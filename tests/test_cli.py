@@ -246,7 +246,8 @@ def test_propagate_refuses_what_it_cannot_measure(sample, npz_folder, tmp_path):
     assert 'name one' in refusal('propagate', 'preact_resnet20', 'preact_resnet56', *weights)
     assert 'did you mean preact_resnet20' in refusal('propagate', 'preact_resnt20')
     assert 'give one of them' in refusal('propagate', 'preact_resnet20', '--check', '--units')
-    assert 'does not run on these images' in refusal('propagate', 'preact_resnet56', '--model-kwargs', 'in_chans=1')
+    assert 'a network of 4 input channels takes no image files' in refusal(
+        'propagate', 'preact_resnet56', '--model-kwargs', 'in_chans=4')
     assert 'cannot be made with' in refusal('propagate', 'preact_resnet56', '--model-kwargs', 'act_layer=foo')
     assert 'unexpected keyword' in refusal('propagate', 'preact_resnet20', '--model-kwargs', 'deep=3')
     assert 'do not fit' in refusal(

@@ -46,7 +46,7 @@ def test_shipped_weights_adapt_to_other_classes_and_channels():
     assert model.head.fc.weight.shape == (3, 64)
     torch.testing.assert_close(model.stem.conv.weight, trained.stem.conv.weight.sum(1, keepdim=True))
     features = timm.create_model('preact_resnet20', pretrained=True, features_only=True)
-    assert torch.equal(features.model.stem.conv.weight, trained.stem.conv.weight)
+    assert torch.equal(features.stem_conv.weight, trained.stem.conv.weight)
 
 
 def test_only_names_that_ship_or_have_a_source_count_as_pretrained():

@@ -44,7 +44,7 @@ def create_model(name: str, **kwargs: Any):
     except (UserError, OSError):
         raise
     except Exception as e:  # whatever a network makes of arguments that are none
-        given = ', '.join(f'{key}={value!r}' for key, value in kwargs.items())
+        given = ', '.join(f'{key}={value!r}' for key, value in kwargs.items() if key != 'device')
         raise UserError(f'{name} cannot be made with {given or "these versions"} ({type(e).__name__}: '
                         f'{" ".join(str(e).split())[:200]}): correct the arguments.') from e
 
