@@ -435,7 +435,8 @@ def test_the_reports_are_what_the_result_files_say():
     assert by_row, 'no result ships'
     for key, errors in by_row.items():
         line = next(line for line in README.read_text().split('\n') if line.startswith(f'| `{key}` |'))
-        assert f'| {statistics.median(errors):.2f} | {len(errors)} of 5 |' in line
+        count = f'{len(errors)} of 5' if len(errors) < 5 else '5'
+        assert f'| {statistics.median(errors):.2f} | {count} |' in line
 
 
 def test_every_result_that_ships_counts_and_says_what_made_it():
