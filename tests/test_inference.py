@@ -14,7 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from timm_preact.errors import UserError
 from timm_preact.evaluation import Images, eval_transform, evaluate
 from timm_preact.inference import FusedConv2d, FusedUnit, ScaleShift, optimize
-from timm_preact.kernels import knows, normalise
+from timm_preact.kernels import normalise
+from timm_preact.kernels.onednn import knows
 from timm_preact.preact_resnet import MODEL_ARGS
 from timm_preact.unit import ResidualUnit
 
@@ -100,7 +101,7 @@ def test_an_empty_batch_gives_no_logits():
 
 
 def test_a_processor_without_bfloat16_runs_plain_kernels(monkeypatch):
-    monkeypatch.setattr('timm_preact.kernels.knows', lambda dtype: dtype == torch.float32)
+    monkeypatch.setattr('timm_preact.kernels.onednn.knows', lambda dtype: dtype == torch.float32)
     model, x = create('preact_resnet164', torch.float32), images(torch.float32)
     with torch.inference_mode():
         assert_close(optimize(model, dtype=torch.bfloat16)(x.bfloat16()).float(), model(x), 0.1)

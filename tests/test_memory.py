@@ -75,7 +75,7 @@ def test_float32_and_bfloat16_are_as_near_to_float64_as_without(name, sample):
 def test_a_batch_in_several_parts_gives_the_sum_of_their_gradients(sample, monkeypatch):
     x, y = images(sample)
     expected = step(create('preact_resnet164'), x, y)
-    monkeypatch.setattr('timm_preact.memory.CACHE', 3 * 64 * 16 * 16 * 8)
+    monkeypatch.setattr('timm_preact.kernels.onednn.CACHE', 3 * 64 * 16 * 16 * 8)
     assert_same_step(step(create('preact_resnet164', recompute_norms=True), x, y), expected)
 
 
@@ -255,13 +255,12 @@ class Calls(TorchDispatchMode):
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_no_operator_gets_what_cuda_refuses(dtype, sample, monkeypatch):
-    """A GPU runs what a CPU runs without oneDNN. CUDA refuses, or did in a version of torch that we promise:
+    """Without Triton a GPU runs what a CPU runs without oneDNN. CUDA refuses, or did in a torch that we promise:
 
     a BatchNorm with an eps of 0 (F.batch_norm of 2.11; cuDNN wants 1e-5); operators of mkldnn; a convolution whose
     input, weight and bias are not of one type; a BatchNorm whose statistics are not of the type of its weight.
     """
-    monkeypatch.setattr('timm_preact.kernels.fuses', lambda x: False)
-    monkeypatch.setattr('timm_preact.inference.fuses', lambda x: False)
+    monkeypatch.setattr('timm_preact.kernels.onednn.takes', lambda x: False)
     given = []
     batch_norm = F.batch_norm
     monkeypatch.setattr(F, 'batch_norm', lambda *args: given.append(args[7]) or batch_norm(*args))

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 # A module imports modules of the lines above its own, and others of its own folder; a new module needs a place here.
 LAYERS = [
     {'errors', 'version'},
-    {'images', 'files', 'compilation', 'kernels'},
+    {'images', 'files', 'compilation', 'kernels', 'kernels.*'},
     {'folders'},
     {'data'},
     {'figures', 'memory'},
@@ -79,10 +79,22 @@ def test_a_module_imports_only_what_stands_below_it(module):
 
 
 def test_the_unit_stands_on_torch_and_timm_alone():
-    for module, below in (('kernels', set()), ('memory', {'kernels'}), ('unit', {'memory'}), ('init', {'unit'})):
+    kernels = {'kernels', 'kernels.plain', 'kernels.onednn', 'kernels.triton'}
+    for module, below in (('memory', {'kernels'}), ('unit', {'memory'}), ('init', {'unit'})):
         roots = {name.split('.')[0] for name, _ in imports(MODULES[module])} - sys.stdlib_module_names
         assert roots <= {'torch', 'timm', 'timm_preact'}
         assert ours(MODULES[module]) == below
+    for module in kernels:
+        roots = {name.split('.')[0] for name, _ in imports(MODULES[module])} - sys.stdlib_module_names
+        assert roots <= {'torch', 'timm_preact', *(['triton'] if module == 'kernels.triton' else [])}
+        assert ours(MODULES[module]) <= kernels
+
+
+def test_one_place_chooses_among_the_kernels():
+    """Nobody else names a machine's file."""
+    for module, path in MODULES.items():
+        if module.split('.')[0] != 'kernels':
+            assert not ours(path) & {'kernels.onednn', 'kernels.triton', 'kernels.plain'}
 
 
 @pytest.mark.parametrize('module', ['errors', 'version', 'images', 'files'])

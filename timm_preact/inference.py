@@ -23,7 +23,6 @@ from .kernels import (
     convolve,
     fuses,
     normalise,
-    onednn_convolve,
     pack_weight,
     scale_shift_relu,
 )
@@ -115,11 +114,10 @@ class FusedConv2d(nn.Conv2d):
 
     @torch.jit.unused
     def forward_fused(self, x: torch.Tensor, plus: Optional[torch.Tensor], overwrite: bool) -> torch.Tensor:
-        if not fuses(x):
-            return convolve(x, self.weight, self.bias, self.geometry, plus, self.relu)
-        if self.packed is None:
+        if self.packed is None and fuses(x):
             self.packed = pack_weight(self.weight, self.geometry, x)
-        return onednn_convolve(x, self.packed, self.bias, self.geometry, plus, self.relu, overwrite)
+        weight = self.packed if fuses(x) else self.weight
+        return convolve(x, weight, self.bias, self.geometry, plus, self.relu, overwrite)
 
     def _apply(self, fn, recurse=True):
         self.packed = None

@@ -17,7 +17,16 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from .kernels import Geometry, convolve, normalise, scale_shift_relu
+from .kernels import (
+    Geometry,
+    convolve,
+    images_at_once,
+    norm_backward,
+    normalise,
+    relu_backward,
+    scale_shift_relu,
+    statistics,
+)
 
 __all__ = [
     'bytes_kept', 'can_make_again', 'checkpoint_units', 'frozen_statistics', 'has_watched_parts', 'is_watched',
@@ -50,29 +59,18 @@ def can_make_again(norm: nn.Module, convs: Sequence[nn.Module]) -> bool:
                 for conv in convs))
 
 
-CACHE = 2 ** 22  # bytes of a tensor that a CPU core's cache keeps until the next kernel reads it
-
-
-def images_at_once(x: torch.Tensor) -> int:
-    """How many images backward works on at once: on a CPU so many that what is made again is read from its cache."""
-    if x.device.type != 'cpu':
-        return len(x)
-    return max(1, CACHE * len(x) // (x.numel() * x.element_size()))
-
-
 class NormActConvs(torch.autograd.Function):
     """a = ReLU(BN(x)) and convolutions of a, the first added to `plus`; backward is left x and BN's statistics."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, plus, running, momentum, eps, geometries, *parameters):
-        mean, var = torch.batch_norm_update_stats(x, *running, momentum)
-        invstd = (var + eps).rsqrt_()
+        mean, invstd = statistics(x, running, momentum, eps)
         scale, shift = normalise(mean, invstd, weight, bias, x.dtype)
         a = scale_shift_relu(x, scale, shift)
         if torch.is_autocast_enabled(x.device.type):
             precision = torch.get_autocast_dtype(x.device.type)
             parameters = [None if p is None else p.to(precision) for p in parameters]
-        ctx.eps, ctx.geometries = eps, geometries
+        ctx.geometries = geometries
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, weight, mean, invstd, scale, shift, *parameters)
         outputs = []
@@ -104,9 +102,9 @@ class NormActConvs(torch.autograd.Function):
                 for j, of_parameter in enumerate(of_parameters, 2 * i):
                     grad_parameters[j] = (
                         of_parameter if grad_parameters[j] is None else grad_parameters[j].add_(of_parameter))
-            torch.ops.aten.threshold_backward(total, a, 0, grad_input=grad_norm[part])
-        grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
-            grad_norm, x, weight, None, None, mean, invstd, True, ctx.eps, ctx.needs_input_grad[:3])
+            masked = relu_backward(total, a, grad_norm[part])
+        whole = grad_norm if len(masked) < len(x) else masked
+        grad_x, grad_weight, grad_bias = norm_backward(whole, x, weight, mean, invstd, scale, shift)
         grad_plus = grads[0] if ctx.needs_input_grad[3] else None
         return grad_x, grad_weight, grad_bias, grad_plus, None, None, None, None, *grad_parameters
 

@@ -584,7 +584,7 @@ def filled(text: str) -> str:
 TABLES = dict(
     benchmark_compilation=compilation_table, int8_preact_resnet20=int8_table, growth=growth_table,
     **dict.fromkeys(('cifar_inference', 'imagenet_inference', 'cifar_training', 'settled_training',
-                     'imagenet_training', 'preact_resnet1001_training'), markdown))
+                     'imagenet_training', 'preact_resnet1001_training', 'gpu_inference', 'gpu_training'), markdown))
 
 
 @app.command()

@@ -1,0 +1,94 @@
+"""The room of kernels: what is chosen where, Triton's in its interpreter, and what they take of a card."""
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from timm_preact import kernels
+from timm_preact.kernels import plain
+
+triton = pytest.importorskip('triton')
+
+
+def test_triton_in_its_interpreter():
+    """In a process of its own: Triton reads the variable when it is imported."""
+    here = Path(__file__).parent
+    done = subprocess.run([sys.executable, '-m', 'pytest', '-q', 'interpreted.py', '-p', 'no:cacheprovider'], cwd=here,
+                          capture_output=True, text=True, env=dict(os.environ, TRITON_INTERPRET='1'))
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_a_cpu_runs_onednn_or_pytorch_and_nothing_of_triton(monkeypatch):
+    x = torch.randn(2, 8, 4, 4).to(memory_format=torch.channels_last)
+    assert not kernels.on_gpu(x)
+    scale, shift = torch.rand(8), torch.rand(8)
+    torch.testing.assert_close(kernels.scale_shift_relu(x, scale, shift), plain.scale_shift_relu(x, scale, shift))
+
+
+def test_without_triton_everything_else_runs():
+    code = '''
+import sys
+sys.modules['triton'] = None
+import timm, torch, timm_preact
+from timm_preact import kernels
+from timm_preact.inference import optimize
+assert kernels.triton is None
+net = timm.create_model('preact_resnet20', recompute_norms=True)
+net(torch.randn(2, 3, 32, 32)).sum().backward()
+assert optimize(net.eval())(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+'''
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stderr
+
+
+def signatures():
+    """Each kernel with the types of its arguments and its constants."""
+    from timm_preact.kernels import triton as ours
+    tiles = dict(BR=64, BC=64)
+    half, single = '*bf16', '*fp32'
+    return {
+        ours.sums_kernel: (dict(x=half, partial=single, rows='i32', C='i32'), tiles, 8),
+        ours.finish_statistics_kernel: (
+            dict(partial=single, x=half, running_mean=single, running_var=single, out=single, programs='i32',
+                 rows='i32', C='i32', momentum='fp32', eps='fp32'), dict(BC=32), 1),
+        ours.scale_shift_relu_kernel: (
+            dict(x=half, scale=single, shift=single, y=half, rows='i32', C='i32'), tiles, 8),
+        ours.backward_sums_kernel: (
+            dict(grad=half, x=half, mean=single, scale=single, shift=single, partial=single, rows='i32', C='i32'),
+            tiles, 8),
+        ours.finish_backward_kernel: (
+            dict(partial=single, weight=single, invstd=single, out=single, programs='i32', rows='i32', C='i32'),
+            dict(BC=32), 1),
+        ours.backward_kernel: (
+            dict(grad=half, x=half, mean=single, scale=single, shift=single, factors=single, grad_x=half, rows='i32',
+                 C='i32'), tiles, 8),
+        ours.finish_convolution_kernel: (
+            dict(y=half, bias=half, plus=half, rows='i32', C='i32'), dict(tiles, BIAS=True, PLUS=True, RELU=True), 8),
+    }
+
+
+@pytest.mark.parametrize('capability', [80, 90])
+def test_every_kernel_fits_a_card_without_one(capability):
+    """Compiled for it: no register is spilled, and shared memory is what a card has."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+    ptxas = next(Path(triton.__file__).parent.rglob('bin/ptxas'))
+    for kernel, (types, constants, warps) in signatures().items():
+        names = kernel.arg_names
+        source = ASTSource(fn=kernel, signature={name: types.get(name, 'constexpr') for name in names},
+                           constexprs={(names.index(name),): value for name, value in constants.items()})
+        compiled = triton.compile(source, target=GPUTarget('cuda', capability, 32), options=dict(num_warps=warps))
+        assert compiled.metadata.shared <= 48 * 1024
+        with tempfile.NamedTemporaryFile('w', suffix='.ptx') as file:
+            file.write(compiled.asm['ptx'])
+            file.flush()
+            architecture = re.search(r'\.target (\w+)', compiled.asm['ptx'])[1]
+            said = subprocess.run([ptxas, '-v', f'--gpu-name={architecture}', file.name, '-o', '/dev/null'],
+                                  capture_output=True, text=True, check=True).stderr
+        assert '0 bytes spill stores, 0 bytes spill loads' in said, kernel.__name__
+        assert int(re.search(r'Used (\d+) registers', said)[1]) <= 128, kernel.__name__

@@ -1,0 +1,164 @@
+"""A unit's layers in fewer passes over memory, where the machine has a kernel for it.
+
+One file a machine: `onednn` on a CPU, `triton` on a GPU, and `plain`, which says in PyTorch's operators what the others
+compute and runs anywhere. Which one runs is chosen here, by the tensor: nobody who calls knows a machine. Where a graph
+is recorded (autograd, TorchScript, a compiler, export) that is always `plain`.
+"""
+import warnings
+from typing import Any, Callable, Optional, Tuple
+
+import torch
+
+from . import onednn, plain
+from .onednn import pack_weight
+from .plain import EPS, HALF_PRECISION, VARIANCE, Geometry, normalise
+
+try:
+    from . import triton
+except ImportError:  # PyTorch brings Triton along on Linux alone
+    triton = None
+
+__all__ = [
+    'EPS', 'HALF_PRECISION', 'VARIANCE', 'Geometry', 'convolve', 'fuses', 'images_at_once', 'normalise',
+    'norm_backward', 'pack_weight', 'relu_backward', 'scale_shift_relu', 'statistics',
+]
+
+
+def is_recorded(x: torch.Tensor) -> bool:
+    """Whether a graph is recorded of what becomes of x."""
+    return (torch.jit.is_tracing() or torch.compiler.is_compiling()  # first: a size asked later is a guard on it
+            or x.requires_grad and torch.is_grad_enabled())
+
+
+def fuses(x: torch.Tensor) -> bool:
+    """Whether a convolution of x takes in what follows it, on a CPU, with a weight that `pack_weight` may lay out."""
+    return not is_recorded(x) and onednn.takes(x)
+
+
+def on_gpu(x: torch.Tensor) -> bool:
+    """Whether Triton's kernels run on x."""
+    return triton is not None and triton.works and not is_recorded(x) and triton.takes(x)
+
+
+def attempt(kernel: Callable, *args: Any) -> Any:
+    """What one of Triton's kernels returns; None, with a warning and for good, where it does not compile."""
+    try:
+        return kernel(*args)
+    except Exception as e:  # Triton's, its compiler's and the driver's errors share no class
+        if isinstance(e, torch.OutOfMemoryError):
+            raise
+        triton.works = False
+        reason = ' '.join(str(e).split())[:200]
+        warnings.warn(f"Triton's kernels do not run here ({type(e).__name__}: {reason}): PyTorch's own run from now "
+                      f"on.", RuntimeWarning, stacklevel=3)
+        return None
+
+
+def convolve(
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: Optional[torch.Tensor],
+        geometry: Geometry,
+        plus: Optional[torch.Tensor] = None,
+        relu: bool = False,
+        overwrite: bool = False,
+) -> torch.Tensor:
+    """conv(x) + plus, rectified if `relu`.
+
+    Args:
+        x: (N, in_chs, H, W).
+        weight: (out_chs, in_chs / groups, k, k), of x's type; packed where x `fuses`.
+        bias: (out_chs,), or None.
+        geometry: Of the convolution, which pads by zeros.
+        plus: Of the output's shape and type, or None.
+        relu: Rectify the sum.
+        overwrite: The result may take the place of `plus`, which saves fetching new memory; x must not be `plus`.
+    """
+    if fuses(x):
+        return onednn.convolve(x, weight, bias, geometry, plus, relu, overwrite)
+    if on_gpu(x) and (bias is not None or plus is not None or relu):
+        y = plain.convolve(x, weight, None, geometry)
+        if triton.takes(y) and attempt(triton.finish_convolution, y, bias, plus, relu) is not None:
+            return y
+    return plain.convolve(x, weight, bias, geometry, plus, relu)
+
+
+def scale_shift_relu(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """ReLU(scale * x + shift), for each channel.
+
+    Args:
+        x: (N, C, H, W).
+        scale: (C,), of x's type, or in float32 where x has half the precision.
+        shift: As scale.
+    """
+    y = None
+    if fuses(x):
+        y = onednn.scale_shift_relu(x, scale, shift)
+    elif on_gpu(x):
+        y = attempt(triton.scale_shift_relu, x, scale, shift)
+    return plain.scale_shift_relu(x, scale, shift) if y is None else y
+
+
+def statistics(
+        x: torch.Tensor,
+        running: Tuple[torch.Tensor, torch.Tensor],
+        momentum: float,
+        eps: float,
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    """A BatchNorm's mean and 1 / deviation of each channel of x, (C,) in float32 at least; running statistics move.
+
+    Args:
+        x: (N, C, H, W).
+        running: Mean and variance, (C,), changed in place by `momentum`.
+        momentum: Share of the new statistics.
+        eps: Added to the variance.
+    """
+    found = attempt(triton.statistics, x, running, momentum, eps) if on_gpu(x) else None
+    return plain.statistics(x, running, momentum, eps) if found is None else found
+
+
+def images_at_once(x: torch.Tensor) -> int:
+    """How many images backward should work on at once."""
+    return onednn.images_at_once(x) if x.device.type == 'cpu' else len(x)
+
+
+def relu_backward(grad: torch.Tensor, a: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """`grad` where a ReLU's output a is above 0; where `norm_backward` looks after that itself, `grad` as it is.
+
+    Args:
+        grad: With respect to a.
+        a: (N, C, H, W).
+        out: May be filled.
+    """
+    if on_gpu(a):
+        return grad
+    return torch.ops.aten.threshold_backward(grad, a, 0, grad_input=out)
+
+
+def norm_backward(
+        grad: torch.Tensor,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        mean: torch.Tensor,
+        invstd: torch.Tensor,
+        scale: torch.Tensor,
+        shift: torch.Tensor,
+) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The gradients of ReLU(BatchNorm(x)) with respect to x and to the norm's weight and bias.
+
+    Args:
+        grad: What `relu_backward` returned, (N, C, H, W).
+        x: What the norm read.
+        weight: The norm's, (C,).
+        mean: Of `statistics`, (C,).
+        invstd: Of `statistics`, (C,).
+        scale: Of `normalise`, (C,): with `shift` what became of x before the ReLU.
+        shift: Of `normalise`, (C,).
+    """
+    if on_gpu(x):
+        gradients = attempt(triton.norm_backward, grad, x, weight, mean, invstd, scale, shift)
+        if gradients is not None:
+            return gradients
+        a = plain.scale_shift_relu(x, scale, shift)
+        grad = torch.ops.aten.threshold_backward(grad, a, 0)
+    return plain.norm_backward(grad, x, weight, mean, invstd)

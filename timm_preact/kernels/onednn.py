@@ -1,0 +1,74 @@
+"""oneDNN's fused convolutions on a CPU.
+
+PyTorch convolves there with oneDNN, which can add a tensor to a convolution's output and rectify it before it is
+written to memory; PyTorch's own compiler uses that, its modules do not. A BatchNorm with known statistics and its ReLU
+are such a convolution too, of one weight a channel.
+"""
+from functools import lru_cache
+from typing import Optional
+
+import torch
+
+from .plain import EACH_CHANNEL_ALONE, Geometry
+
+__all__ = ['convolve', 'images_at_once', 'pack_weight', 'scale_shift_relu', 'takes']
+
+# Elements from which multiply-add-ReLU is faster as a convolution, in one pass over memory: below, setting that up
+# costs more than it saves (measured on 2 cores of an AMD EPYC; a factor of four changes little).
+CONVOLUTION_FROM = {torch.float32: 2 ** 21, torch.bfloat16: 2 ** 17}
+CACHE = 2 ** 22  # bytes of a tensor that a CPU core's cache keeps until the next kernel reads it
+
+
+def takes(x: torch.Tensor) -> bool:
+    """Whether these kernels know a tensor: on a CPU, of a type that it multiplies, channels last, not empty."""
+    return (x.device.type == 'cpu' and knows(x.dtype) and x.is_contiguous(memory_format=torch.channels_last)
+            and len(x) > 0)
+
+
+@lru_cache
+def knows(dtype: torch.dtype) -> bool:
+    """Whether oneDNN is there and this processor has what it needs for a type."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def pack_weight(weight: torch.Tensor, geometry: Geometry, x: torch.Tensor) -> torch.Tensor:
+    """A weight laid out as oneDNN wants it for inputs like x, for `convolve`: else each call lays it out."""
+    weight = weight.detach().to(memory_format=torch.channels_last)
+    return torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, x.shape)
+
+
+def convolve(
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: Optional[torch.Tensor],
+        geometry: Geometry,
+        plus: Optional[torch.Tensor] = None,
+        relu: bool = False,
+        overwrite: bool = False,
+) -> torch.Tensor:
+    """`timm_preact.kernels.convolve`, as one kernel; its weight may be packed."""
+    if plus is None:
+        return torch.ops.mkldnn._convolution_pointwise(
+            x, weight, bias, *geometry, 'relu' if relu else 'none', [], None)
+    plus = plus.contiguous(memory_format=torch.channels_last)
+    act = 'relu' if relu else None
+    if overwrite:
+        return torch.ops.mkldnn._convolution_pointwise_.binary(
+            plus, x, weight, bias, *geometry, 'add', None, act, [], None)
+    return torch.ops.mkldnn._convolution_pointwise.binary(
+        x, plus, weight, bias, *geometry, 'add', None, act, [], None)
+
+
+def scale_shift_relu(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> Optional[torch.Tensor]:
+    """`timm_preact.kernels.scale_shift_relu`, None where a map is too small for it to be faster."""
+    if x.numel() < CONVOLUTION_FROM[x.dtype]:
+        return None
+    weight = scale.to(x.dtype).view(-1, 1, 1, 1)
+    return convolve(x, weight, shift, EACH_CHANNEL_ALONE._replace(groups=x.shape[1]), relu=True)
+
+
+def images_at_once(x: torch.Tensor) -> int:
+    """How many images to work on at once, so that what is made of them is read from the cache again."""
+    return max(1, CACHE * len(x) // (x.numel() * x.element_size()))
