@@ -20,7 +20,7 @@ import time
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Optional
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Set
 
 import timm
 import torch
@@ -38,6 +38,7 @@ from timm_preact.files import write_atomically
 from timm_preact.weights import export_model
 from train.batches import Batches, EpochPlan, channel_statistics, error_on
 from train.figures import plot_run
+from train.group import Group, crews_of
 from train.recipe import Recipe, lr_at, parameter_groups
 
 __all__ = ['FolderTaken', 'Run', 'local_device', 'train_together']
@@ -67,6 +68,9 @@ class Run:
         step: Steps done, of `total`.
         history: A row an epoch: epoch, step, lr, train_loss, test_error, seconds, images_per_second.
         together: The most runs that trained beside it, itself included.
+        joins: Whether it may train as a replica, in one launch with others.
+        group: What takes its steps then; `model` is brought up to date when it is looked at.
+        ways: By what it was trained: 'pytorch', its modules, or 'triton', the kernels for replicas.
 
     Raises:
         FolderTaken: Another process trains in `output`.
@@ -91,6 +95,9 @@ class Run:
             raise UserError(f'{recipe.epochs} epochs are no step: train for longer.')
         self.share = recipe.batch_size // self.world
         self.state, self.error, self.together = 'running', None, 1
+        self.joins = capture and not compile_model
+        self.group: Optional[Group] = None
+        self.ways: Set[str] = set()
         self.step = 0
         self.history: List[Dict[str, float]] = []
         self.seconds = 0.  # of this epoch, up to `since`, when the clock was last read
@@ -159,16 +166,24 @@ class Run:
                    input_size=(3, *data.images.shape[1:3]))
 
     def on_stream(self) -> AbstractContextManager:
+        if self.group is not None:
+            return self.group.on_stream()
         return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
+
+    def draw_plan(self) -> EpochPlan:
+        """The plan of the epoch that the next step is in."""
+        epoch = self.step // self.steps_per_epoch
+        plan = EpochPlan.draw(self.settings['seed'], epoch, len(self.train_batches.labels), self.device)
+        self.plan = self.plan or plan
+        for mine, drawn in zip(self.plan, plan, strict=True):
+            mine.copy_(drawn)
+        return self.plan
 
     def train_step(self) -> None:
         """Fill in what changes from step to step, then launch the step."""
-        seed, (epoch, position) = self.settings['seed'], divmod(self.step, self.steps_per_epoch)
+        seed, position = self.settings['seed'], self.step % self.steps_per_epoch
         if self.plan is None or position == 0:
-            plan = EpochPlan.draw(seed, epoch, len(self.train_batches.labels), self.device)
-            self.plan = self.plan or plan
-            for mine, drawn in zip(self.plan, plan, strict=True):
-                mine.copy_(drawn)
+            self.draw_plan()
         self.place.fill_(position * self.recipe.batch_size + self.rank * self.share)
         self.lr.fill_(lr_at(self.recipe, self.step, self.total))
         if not self.draws:
@@ -208,9 +223,15 @@ class Run:
         self.optimizer.step()
 
     def advance(self, checkpoint_every: int = 0) -> None:
-        """One step, and what is due after it: a look at the loss, the epoch's end, a checkpoint."""
+        """One step, and what is due after it."""
         with self.on_stream():
             self.train_step()
+        self.ways.add('pytorch')
+        self.after_step(checkpoint_every)
+
+    def after_step(self, checkpoint_every: int = 0) -> None:
+        """A look at the loss, the epoch's end, a checkpoint."""
+        with self.on_stream():
             done = (self.step - 1) % self.steps_per_epoch + 1
             ends = done == self.steps_per_epoch or self.step == self.total
             if ends or done % 50 == 0:
@@ -243,8 +264,13 @@ class Run:
     def end_epoch(self, steps: int, loss: float) -> None:
         """Measure, log, and start the next epoch's sums."""
         self.read_clock()
+        if self.group is None or self.step == self.total:
+            self.bring_up_to_date()
+            test_error = error_on(self.model, self.test_batches)
+        else:
+            test_error = self.group.test_error(self)
         row = dict(epoch=len(self.history) + 1, step=self.step, lr=lr_at(self.recipe, self.step - 1, self.total),
-                   train_loss=loss, test_error=error_on(self.model, self.test_batches),
+                   train_loss=loss, test_error=test_error,
                    seconds=round(self.seconds, 2),
                    images_per_second=round(steps * self.recipe.batch_size / self.seconds, 1))
         self.history.append(row)
@@ -257,16 +283,22 @@ class Run:
             writer.writerows(self.history)
             write_atomically(self.output / 'log.csv', text.getvalue().encode())
 
+    def bring_up_to_date(self) -> None:
+        """`model` and the momenta, if something else trains them."""
+        if self.group is not None:
+            self.group.bring_up_to_date(self)
+
     def save(self) -> None:
         """Write everything that the rest of the run depends on."""
         self.read_clock()
+        self.bring_up_to_date()
         if self.rank == 0:
             buffer = io.BytesIO()
             with self.on_stream():
                 torch.save(dict(
                     settings=self.settings, recipe=asdict(self.recipe), step=self.step, history=self.history,
                     seconds=self.seconds, loss_sum=self.loss_sum, model=self.model.state_dict(),
-                    momentum=self.momentum(),
+                    momentum=self.momentum(), ways=sorted(self.ways),
                 ), buffer)
             write_atomically(self.output / 'checkpoint.pt', buffer.getvalue())
         self.since = time.perf_counter()
@@ -289,6 +321,7 @@ class Run:
         if settings != self.settings or recipe != asdict(self.recipe):
             raise UserError(f'{path} belongs to a run with other settings: choose another folder or remove it.')
         self.step, self.history, self.seconds = step, history, seconds
+        self.ways = set(state.get('ways', ()))
         self.loss_sum.copy_(loss_sum)
         self.model.load_state_dict(model)
         for name, buffer in self.momentum().items():
@@ -317,7 +350,9 @@ class Run:
             train_seconds=round(sum(row['seconds'] for row in self.history), 1),
             processes=self.world,
             together=self.together,
-            precision='bfloat16 autocast' if self.settings['amp'] else 'float32',
+            precision='float32' if not self.settings['amp'] else (
+                'bfloat16 autocast' if self.ways == {'pytorch'} else 'bfloat16 activations'),
+            trained_by=sorted(self.ways),
             peak_memory_bytes=peak_memory(self.device),
             hardware=hardware(self.device),
             versions=dict(python=platform.python_version(), torch=torch.__version__, timm=timm.__version__,
@@ -378,7 +413,7 @@ def train_together(runs: Iterable[Run], together: int = 1, checkpoint_every: int
         Each run as it ends: 'finished', 'diverged' or 'cut'. One that does not fit into the device's memory is 'cut'
         with an `error`, and goes on from its last checkpoint when it is taken up.
     """
-    waiting, going = iter(runs), []
+    waiting, going, crews = iter(runs), [], None
     with RunProgress() as progress:
         while True:
             while (len(going) < together and time.monotonic() < deadline
@@ -386,6 +421,7 @@ def train_together(runs: Iterable[Run], together: int = 1, checkpoint_every: int
                 if not going and run.stream is not None:
                     torch.cuda.reset_peak_memory_stats(run.device)
                 going.append(run)
+                crews = None
                 progress.add(run)
             if not going:
                 return
@@ -396,17 +432,26 @@ def train_together(runs: Iterable[Run], together: int = 1, checkpoint_every: int
                     if run.state == 'running':
                         run.save()
                         run.state = 'cut'
-            for run in going:
-                if run.state == 'running':
-                    try:
-                        run.advance(checkpoint_every)
-                    except torch.OutOfMemoryError:
+            if crews is None:
+                crews = crews_of([run for run in going if run.state == 'running'])
+            for crew in crews:
+                members = [run for run in (crew.runs if isinstance(crew, Group) else [crew]) if run.state == 'running']
+                try:
+                    if members:
+                        crew.advance(checkpoint_every)
+                except torch.OutOfMemoryError:
+                    for run in members:
                         run.state, run.error = 'cut', (
                             f'{run.output.name} does not fit into memory beside {len(going) - 1} others: train fewer '
                             f'together.' if len(going) > 1 else
                             f'{run.output.name} does not fit into memory: choose a smaller batch, --bn-group, or '
                             f"--model-kwargs recompute_norms=True.")
+                for run in members:
                     progress.show(run)
+            if any(run.state != 'running' for run in going):
+                crews = None
+                for group in {run.group for run in going if run.group is not None}:
+                    group.part()
             ended, going = [run for run in going if run.state != 'running'], [
                 run for run in going if run.state == 'running']
             while ended:

@@ -14,13 +14,14 @@ from .onednn import pack_weight
 from .plain import EPS, HALF_PRECISION, VARIANCE, Geometry, normalise
 
 try:
-    from . import triton
+    from . import blocks, triton
 except ImportError:  # PyTorch brings Triton along on Linux alone
-    triton = None
+    blocks = triton = None
 
 __all__ = [
     'EPS', 'HALF_PRECISION', 'VARIANCE', 'Geometry', 'convolve', 'fuses', 'images_at_once', 'normalise',
-    'norm_backward', 'pack_weight', 'relu_backward', 'scale_shift_relu', 'statistics',
+    'norm_backward', 'pack_weight', 'relu_backward', 'runs_blocks_on', 'scale_shift_relu',
+    'statistics',
 ]
 
 
@@ -38,6 +39,11 @@ def fuses(x: torch.Tensor) -> bool:
 def on_gpu(x: torch.Tensor) -> bool:
     """Whether Triton's kernels run on x."""
     return triton is not None and triton.works and not is_recorded(x) and triton.takes(x)
+
+
+def runs_blocks_on(device: torch.device) -> bool:
+    """Whether the kernels that train several small networks at once, `blocks`, run on a device."""
+    return triton is not None and triton.works and triton.runs_on(device)
 
 
 def attempt(kernel: Callable, *args: Any) -> Any:

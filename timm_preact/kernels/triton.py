@@ -14,7 +14,8 @@ import triton.language as tl
 
 from .plain import HALF_PRECISION
 
-__all__ = ['Launch', 'finish_convolution', 'launch_of', 'norm_backward', 'scale_shift_relu', 'statistics', 'takes']
+__all__ = [
+    'Launch', 'finish_convolution', 'launch_of', 'norm_backward', 'runs_on', 'scale_shift_relu', 'statistics', 'takes']
 
 PROGRAMS = 512  # that a GPU has work for
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'  # Triton's own switch: kernels run on a CPU, for tests
@@ -24,9 +25,15 @@ works = True  # until a kernel does not compile
 def takes(x: torch.Tensor) -> bool:
     """Whether these kernels know a tensor: on a GPU of compute capability 8.0 or more, channels last, not empty."""
     return (
-        (x.is_cuda and is_recent(x.device.index or 0) or INTERPRETED and x.device.type == 'cpu')
-        and (x.dtype == torch.float32 or x.dtype in HALF_PRECISION) and x.ndim == 4 and x.numel() > 0
-        and x.is_contiguous(memory_format=torch.channels_last))
+        runs_on(x.device) and (x.dtype == torch.float32 or x.dtype in HALF_PRECISION) and x.ndim == 4
+        and x.numel() > 0 and x.is_contiguous(memory_format=torch.channels_last))
+
+
+def runs_on(device: torch.device) -> bool:
+    """Whether a device is such a GPU; a CPU is in Triton's interpreter."""
+    if device.type == 'cpu':
+        return INTERPRETED
+    return device.type == 'cuda' and is_recent(device.index or 0)
 
 
 @lru_cache

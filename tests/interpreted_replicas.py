@@ -1,0 +1,184 @@
+"""Replicas in Triton's interpreter on a CPU, against PyTorch's modules and the trainer that runs those.
+
+`test_replicas.py` runs this file with TRITON_INTERPRET=1."""
+import math
+
+import numpy as np
+import pytest
+import torch
+import triton.language as tl
+from replicas import NETS, Beside, cropped, distance, net
+from runs import assert_same_bits, ends, outcome
+from triton.runtime import interpreter
+
+from train import replicas
+from train.batches import error_on
+from train.recipe import choose_recipe
+from train.run import Run
+
+interpreter.interpreter_builder.options = interpreter.InterpreterOptions(sanitize_overflow=False)
+create_dot = interpreter.InterpreterBuilder.create_dot
+
+
+def in_float32(handle):
+    if handle.dtype.scalar != tl.bfloat16:
+        return handle
+    return interpreter.TensorHandle((handle.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
+
+
+@pytest.fixture(autouse=True)
+def few_programs(monkeypatch):
+    """A program costs the interpreter milliseconds, however little it does; and bfloat16 operands of a product are
+    integers to it."""
+    monkeypatch.setattr(replicas, 'FLAT', 2 ** 20)
+    monkeypatch.setattr(replicas, 'WEIGHTS', 2 ** 14)
+    monkeypatch.setattr(interpreter.InterpreterBuilder, 'create_dot', lambda self, a, b, *rest: create_dot(
+        self, in_float32(a), in_float32(b), *rest))
+
+
+@pytest.fixture
+def small(sample):
+    """16 real images to train on and 8 others to test on, a corner of 8x8 of each."""
+    return cropped(sample, slice(0, 496, 31), 8), cropped(sample, slice(5, 500, 62), 8)
+
+
+@pytest.mark.parametrize('kind', NETS)
+def test_a_step_is_that_of_the_modules(kind, small):
+    beside = Beside([net(kind)], small)
+    beside.step()
+    found = beside.differences(0, beside.step_of_modules(0))
+    assert all(difference < 1e-5 for difference in found.values()), found
+
+
+def test_replicas_are_each_its_own_network_and_the_next_step_is_right_too(small):
+    beside = Beside([net('full', seed) for seed in (0, 1)], small, recipe='torch', label_smoothing=0.1, bn_group=8)
+    for step in range(2):
+        beside.step(step)
+        for r in range(2):
+            found = beside.differences(r, beside.step_of_modules(r, step))
+            assert all(difference < 1e-5 for difference in found.values()), found
+    errors = beside.replicas.errors().tolist()
+    assert errors == pytest.approx([error_on(model, beside.tests) for model in beside.models])
+
+
+def test_bfloat16_is_as_near_to_float32_as_pytorchs(small):
+    exact, autocast = (Beside([net('orig')], small) for _ in range(2))
+    half = Beside([net('orig')], small, dtype=torch.bfloat16)
+    half.step()
+    expected = exact.step_of_modules(0)
+    theirs = autocast.step_of_modules(0, autocast=True)
+
+    def flat(gradients):
+        return torch.cat([g.flatten() for _, g in sorted(gradients.items())])
+
+    reference, other = (flat({name: p.grad for name, p in b.models[0].named_parameters()}) for b in (exact, autocast))
+    mine = distance(flat(half.replicas.named(half.replicas.grads[0])), reference)
+    assert mine < 1.5 * distance(other, reference) + 0.01
+    assert half.replicas.losses.sum().item() == pytest.approx(expected, abs=2 * abs(theirs - expected) + 0.02)
+
+
+def test_dropout_takes_half_of_the_shortcut_and_its_gradient(small):
+    NETS['dropout'] = ('preact_resnet110_orig_dropout_shortcut', {})
+    beside = Beside([net('dropout'), net('dropout')], small)
+    beside.replicas.seeds.copy_(torch.tensor([1, 2]))
+    beside.step()
+    made = beside.replicas
+    merge = next(layer for layer in made.net.layers if getattr(layer, 'drop', 0))
+    y, h, f = (made.maps[m] for m in (merge.out, merge.shortcut.view.map, merge.branch.map))
+    masks = []
+    for r in range(2):
+        row = made.of_norm(merge.branch.norm)['coef'][:made.R * made.G * 5 * 16].view(made.R, made.G, 5, 1, 1, 1, 16)[r]
+        kept = y[r] - (f[r] * row[:, 3] + row[:, 4])
+        source = made.of_norm(merge.shortcut.view.norm)['coef'][:made.R * made.G * 5 * 16].view(
+            made.R, made.G, 5, 1, 1, 1, 16)[r]
+        shortcut = (h[r] * source[:, 3] + source[:, 4]).relu()
+        some = shortcut > 0.1
+        ratio = (kept / shortcut)[some]
+        assert ((ratio.abs() < 1e-3) | ((ratio - 2).abs() < 1e-3)).all()
+        assert 0.4 < (ratio > 1).float().mean() < 0.6
+        masks.append(torch.where(some, kept > 0.1, False))
+    assert not torch.equal(*masks)
+    before = made.values.clone()
+    beside.step()
+    assert math.isfinite(made.losses.sum()) and not torch.equal(before, made.values)
+
+
+@pytest.fixture
+def start(small, tmp_path):
+    """Makes runs of a small net on few images, whose steps the kernels take."""
+    made = []
+
+    def start(seed=0, folder=None, kind='full', joins=True, steps=5, **changes):
+        recipe = choose_recipe('paper', **{**dict(batch_size=8, bn_group=4, iterations=steps), **changes})
+        settings = dict(model=NETS[kind][0], model_kwargs=dict(layers=[1, 1], channels=[16, 32]), seed=seed, amp=False,
+                        data=[s.sha256 for s in small])
+        run = Run(settings, recipe, *small, tmp_path / (folder or f'run{len(made)}'), torch.device('cpu'))
+        run.joins = joins
+        made.append(run)
+        return run
+
+    yield start
+    for run in made:
+        run.close()
+
+
+def test_a_replica_is_the_run_alone_to_the_bit_cut_or_not(start):
+    """Two seeds together; one of them alone; and one cut after three steps, taken up with another beside it."""
+    together = [start(seed) for seed in (0, 1)]
+    assert [run.state for run in ends(*together)] == ['finished', 'finished']
+    assert [run.ways for run in together] == [{'triton'}] * 2
+    alone, = ends(start(1))
+    assert_same_bits(outcome(together[1]), outcome(alone))
+    assert outcome(together[0])[0] != outcome(together[1])[0]
+    cut = start(0, 'cut')
+    for _ in ends_after(3, cut):
+        pass
+    cut.close()
+    resumed = start(0, 'cut')
+    assert resumed.step == 3
+    ends(resumed, start(2))
+    assert_same_bits(outcome(resumed), outcome(together[0]))
+
+
+def ends_after(steps, run):
+    """Train a run in a group of its own for some steps, and save it."""
+    from train.group import crews_of
+    group, = crews_of([run])
+    for _ in range(steps):
+        group.advance()
+        yield run
+    run.save()
+    group.part()
+
+
+def test_one_that_diverges_leaves_the_others_training(start):
+    runs = [start(seed, steps=52) for seed in (0, 1)]
+    with torch.no_grad():
+        runs[0].model.stem.conv.weight[0, 0, 0, 0] = float('nan')
+    first, = ends_of_first(runs)
+    assert first is runs[0] and first.state == 'diverged' and 'the loss is nan' in first.error
+    assert runs[1].state == 'running' and runs[1].loss_sum.isfinite()
+
+
+def ends_of_first(runs):
+    from train.run import train_together
+    for run in train_together(iter(runs), len(runs)):
+        return [run]
+
+
+def test_what_the_kernels_do_not_take_trains_by_the_modules_and_says_so(start, capsys):
+    run = start(bn_group=3, steps=1)
+    ends(run)
+    assert run.state == 'finished' and run.ways == {'pytorch'}
+    assert "trains by PyTorch's modules: groups of 3 images do not divide a batch of 8" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_fifty_steps_are_those_of_the_modules(start):
+    """At a small rate, as `test_run.py` says why."""
+    runs = [start(3, steps=50, lr=0.001, weight_decay=0.05, joins=joins, warmup=0) for joins in (True, False)]
+    for run in runs:
+        ends(run)
+    assert [run.ways for run in runs] == [{'triton'}, {'pytorch'}]
+    for name, tensor in runs[0].model.state_dict().items():
+        torch.testing.assert_close(tensor, runs[1].model.state_dict()[name], rtol=0, atol=1e-4, msg=name)
