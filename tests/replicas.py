@@ -9,25 +9,27 @@ from train.recipe import choose_recipe, parameter_groups
 from train.replicas import Replicas
 
 # Every placement, merge, number of convolutions and shortcut, as far as Tables 1 to 3 have them on CIFAR
-SMALL = dict(layers=(2, 1), channels=(16, 32))
+SMALL = dict(layers=(1, 1), channels=(16, 32))
+DEEPER = dict(layers=(2, 1))
+WIDE = dict(channels=(64, 128))
 OPEN = dict(merge_kwargs=dict(bias=-1.))
 NETS = {
-    'full': ('preact_resnet110', {}),
+    'full': ('preact_resnet110', DEEPER),
     'orig': ('preact_resnet110_orig', {}),
     'bn_after_add': ('preact_resnet110_bn_after_add', {}),
     'relu_before_add': ('preact_resnet110_relu_before_add', {}),
-    'relu_only': ('preact_resnet110_relu_only', {}),
+    'relu_only': ('preact_resnet110_relu_only', DEEPER),
     'const_scale': ('preact_resnet110_orig_const_scale', {}),
     'excl_gate': ('preact_resnet110_orig_excl_gate', OPEN),
     'shortcut_gate': ('preact_resnet110_orig_shortcut_gate', OPEN),
     'conv_shortcut': ('preact_resnet110_orig_conv_shortcut', {}),
-    '1layer': ('preact_resnet110_1layer', {}),
+    '1layer': ('preact_resnet110_1layer', DEEPER),
     '1layer_orig': ('preact_resnet110_1layer_orig', {}),
-    'bottleneck': ('preact_resnet164', dict(layers=(1, 1), channels=(64, 128))),
-    'bottleneck_orig': ('preact_resnet164_orig', dict(layers=(1, 1), channels=(64, 128))),
+    'bottleneck': ('preact_resnet164', WIDE),
+    'bottleneck_orig': ('preact_resnet164_orig', WIDE),
     'B': ('preact_resnet110_orig', dict(shortcut='B')),
     'C': ('preact_resnet110', dict(shortcut='C')),
-    'pytorchcv': ('preact_resnet164_pcv', dict(layers=(1, 1), channels=(64, 128))),
+    'pytorchcv': ('preact_resnet164_pcv', WIDE),
 }
 
 
