@@ -7,7 +7,10 @@ import timm
 import torch
 from networks import NETS, assert_close, assert_same_step, create, step
 from PIL import Image
-from runs import ends
+from replicas import NETS as KINDS
+from replicas import Beside, distance
+from replicas import net as replica_of
+from runs import assert_same_bits, ends, outcome
 from typer.testing import CliRunner
 
 from timm_preact import benchmark, propagation
@@ -195,3 +198,95 @@ def test_units_compile_for_training_and_inference(sample):
     model = net('preact_resnet20', torch.float32, **small).eval()
     with torch.inference_mode():
         assert_close(optimize(model, compile=True)(x), model(x), 1e-4)
+
+
+@pytest.fixture
+def halves(sample):
+    """256 real images to train on, 128 others to test on."""
+    def some(which):
+        return type(sample)(sample.images[which].copy(), sample.labels[which].copy(), sample.classes)
+    return some(slice(0, 256)), some(slice(256, 384))
+
+
+def beside(models, halves, dtype=torch.float32, **changes):
+    made = Beside([model.to(GPU) for model in models], halves, GPU, dtype, **{
+        **dict(batch_size=32, bn_group=16), **changes})
+    made.replicas.compile()
+    return made
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_step_of_replicas_in_float32_is_that_of_the_modules(kind, halves):
+    """Without TF32, whose products alone make gradients differ by a tenth."""
+    made = beside([replica_of(kind, seed) for seed in (0, 1)], halves)
+    made.step()
+    torch.cuda.synchronize()
+    for r in range(2):
+        found = made.differences(r, made.step_of_modules(r))
+        assert all(difference < 1e-3 for difference in found.values()), found
+
+
+@pytest.mark.parametrize('kind', ['full', 'orig', 'bn_after_add', 'bottleneck'])
+def test_replicas_in_bfloat16_are_as_near_to_float32_as_autocast(kind, halves):
+    big = dict(batch_size=128, bn_group=64)
+    exact, autocast = (beside([replica_of(kind)], halves, **big) for _ in range(2))
+    half = beside([replica_of(kind)], halves, torch.bfloat16, **big)
+    half.step()
+    torch.cuda.synchronize()
+    expected, theirs = exact.step_of_modules(0), autocast.step_of_modules(0, autocast=True)
+    reference, other = (flat({name: p.grad for name, p in sorted(b.models[0].named_parameters())})
+                        for b in (exact, autocast))
+    mine = flat(dict(sorted(half.replicas.named(half.replicas.grads[0]).items())))
+    assert distance(mine, reference) < 1.5 * distance(other, reference) + 0.01
+    assert abs(half.replicas.losses.sum().item() - expected) < 2 * abs(theirs - expected) + 0.01
+
+
+def test_replicas_are_the_same_to_the_bit_again_and_alone(halves):
+    """No sum depends on which program was faster, nor on how many replicas there are."""
+    def steps(models):
+        made = beside(models, halves, torch.bfloat16, batch_size=128, bn_group=64)
+        for i in (0, 1, 0, 1):
+            made.step(i)
+        torch.cuda.synchronize()
+        return made.replicas.values
+
+    three, again = (steps([replica_of('full', seed) for seed in (0, 1, 2)]) for _ in range(2))
+    assert torch.equal(three, again)
+    assert torch.equal(three[:1], steps([replica_of('full', 0)]))
+
+
+@pytest.fixture
+def groups(make, monkeypatch):
+    """Makes runs that the kernels train on the card."""
+    def run(seed, folder=None, **kwargs):
+        return make(seed=seed, amp=True, device=GPU, folder=folder, recipe=choose_recipe(
+            'modern', batch_size=32, bn_group=16, iterations=12), **kwargs)
+    return run
+
+
+def test_captured_replicas_are_each_the_run_alone_cut_or_not(groups):
+    together = ends(groups(0), groups(1))
+    assert [run.state for run in together] == ['finished'] * 2 and all(run.ways == {'triton'} for run in together)
+    alone, = ends(groups(1))
+    first, second = (next(run for run in together if run.settings['seed'] == seed) for seed in (0, 1))
+    assert_same_bits(outcome(second), outcome(alone))
+    from train.group import crews_of
+    cut = groups(0, 'cut')
+    group, = crews_of([cut])
+    for _ in range(5):
+        group.advance()
+    cut.save()
+    group.part()
+    cut.close()
+    resumed = groups(0, 'cut')
+    assert resumed.step == 5
+    ends(resumed, groups(2))
+    assert_same_bits(outcome(resumed), outcome(first))
+
+
+def test_a_replica_that_diverges_leaves_the_others_training(groups):
+    runs = [groups(0), groups(1)]
+    with torch.no_grad():
+        runs[0].model.stem.conv.weight[0, 0, 0, 0] = float('nan')
+    ended = ends(*runs)
+    assert [run.state for run in ended] == ['diverged', 'finished'] and ended[1].settings['seed'] == 1

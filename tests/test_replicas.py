@@ -102,7 +102,7 @@ def distinct(launches):
 
 @pytest.mark.parametrize('capability', SHARED)
 def test_the_largest_kernels_fit_a_card_without_one(capability):
-    launches = [launch for launch in distinct(planned('preact_resnet110').training).values()
+    launches = [launch for launch in distinct(planned('preact_resnet110').launches).values()
                 if launch.constants.get('CI') == launch.constants.get('CO') == 32]
     assert {launch.kernel.__name__ for launch in launches} == {
         'convolution_kernel', 'convolution_backward_kernel', 'weight_kernel', 'reduce_weight_kernel'}
@@ -114,8 +114,7 @@ def test_the_largest_kernels_fit_a_card_without_one(capability):
 def test_every_kernel_of_the_papers_rows_fits_a_card(capability):
     launches = {}
     for name, kwargs in ROWS:
-        replicas = planned(name, **kwargs)
-        launches.update(distinct([*replicas.training, *replicas.testing]))
+        launches.update(distinct(planned(name, **kwargs).launches))
     assert_fits(launches.values(), capability)
 
 
@@ -125,7 +124,7 @@ def test_every_row_of_tables_1_to_3_is_planned(name, kwargs):
     replicas = planned(name, **kwargs)
     buffers = sum(len(free) for free in replicas.free.values())
     assert not replicas.gradients and not replicas.pending and not replicas.raw
-    assert buffers <= 16 and len(replicas.training) > len(replicas.net.layers)
+    assert buffers <= 24 and len(replicas.training) > len(replicas.net.layers)
 
 
 @pytest.mark.parametrize('arguments, sentence', [

@@ -36,7 +36,7 @@ class Group:
         first = runs[0]
         self.runs, self.device = runs, first.device
         self.graph: Optional[torch.cuda.CUDAGraph] = None
-        self.stream = torch.cuda.Stream(self.device) if self.device.type == 'cuda' else None
+        self.stream = torch.cuda.Stream(self.device, priority=-1) if self.device.type == 'cuda' else None
         dtype = torch.bfloat16 if first.settings['amp'] else torch.float32
         with self.on_stream():
             self.net = Replicas([run.model for run in runs], first.recipe, first.train_batches, first.test_batches,

@@ -5,7 +5,7 @@ is a fixed list of launches on buffers that stay in their place, made once: forw
 """
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import nn
@@ -73,8 +73,31 @@ class Buffer:
     users: int = 1
 
 
+LAG = 4  # weights' gradients that may still be under way when the next is set aside
+
 # Stand in a launch's arguments for the room for partial sums, which is made when the largest is known
 SUMS, WEIGHT_SUMS = object(), object()
+
+
+class Launch(NamedTuple):
+    """A kernel with its grid, its arguments and its constants, to be called as often as one likes."""
+    kernel: Any
+    grid: Tuple[int, ...]
+    args: Tuple[Any, ...]
+    constants: Dict[str, Any]
+
+    def __call__(self) -> None:
+        self.kernel[self.grid](*self.args, **self.constants)
+
+
+class Aside(NamedTuple):
+    """Launches that nothing waits for until the update: on a GPU they run beside the others."""
+    launches: Tuple[Launch, ...]
+
+
+class Await(NamedTuple):
+    """Here what was set aside as the `index`-th must be done."""
+    index: int
 
 
 def next_power_of_2(n: int) -> int:
@@ -127,6 +150,7 @@ class Replicas:
         self.training = [*self.forward(evaluate=False), *self.backward(), *self.update()]
         self.testing = self.forward(evaluate=True)
         self.make_room_for_sums()
+        self.side = torch.cuda.Stream(device) if device.type == 'cuda' else None
 
     def lay_out_parameters(self) -> None:
         """Where each parameter begins, by name."""
@@ -219,10 +243,22 @@ class Replicas:
     def make_room_for_sums(self) -> None:
         rooms = {SUMS: torch.empty(self.partial_size, device=self.device),
                  WEIGHT_SUMS: torch.empty(self.weight_partial_size, device=self.device)}
-        for launches in (self.training, self.testing):
-            launches[:] = [launch._replace(args=tuple(
+
+        def roomy(launch: Launch) -> Launch:
+            return launch._replace(args=tuple(
                 rooms[arg] if arg is SUMS or arg is WEIGHT_SUMS else arg for arg in launch.args))
-                for launch in launches]
+
+        for items in (self.training, self.testing):
+            items[:] = [Aside(tuple(map(roomy, item.launches))) if isinstance(item, Aside)
+                        else item if isinstance(item, Await) else roomy(item) for item in items]
+
+    @property
+    def launches(self) -> List[Launch]:
+        """All of a step and of a test."""
+        found = []
+        for item in (*self.training, *self.testing):
+            found += item.launches if isinstance(item, Aside) else [] if isinstance(item, Await) else [item]
+        return found
 
     # ---- what the kernels are told --------------------------------------------------------------------------------
 
@@ -235,6 +271,8 @@ class Replicas:
             tiling = tiling._replace(height=1, width=1) if table is FORWARD else STRIDED
         if height % tiling.height or width % tiling.width:
             tiling = tiling._replace(height=1, width=1)
+        if self.dtype == torch.float32:  # twice the bytes
+            tiling = tiling._replace(blocks=tiling.blocks // 2, stages=1)
         return tiling
 
     def expansion(self, layer: Conv, way: str) -> torch.Tensor:
@@ -287,11 +325,11 @@ class Replicas:
 
     # ---- forward --------------------------------------------------------------------------------------------------
 
-    def forward(self, evaluate: bool) -> List['blocks.Launch']:
+    def forward(self, evaluate: bool) -> List[Launch]:
         """A batch's images, all layers and the classifier with its loss."""
         launches = [self.load_images(evaluate)]
         if evaluate:
-            launches.append(blocks.Launch(
+            launches.append(Launch(
                 blocks.fixed_statistics_kernel, (len(self.net.norms), self.R * self.G),
                 (self.table, self.values, self.running, self.coefs, self.P, self.V, self.net.eps),
                 dict(G=self.G, C=self.widest, num_warps=2)))
@@ -300,11 +338,11 @@ class Replicas:
                             else self.merge(layer, i, not evaluate))
         view = self.net.head
         pixels = view.map.height * view.map.width
-        launches.append(blocks.Launch(
+        launches.append(Launch(
             blocks.pool_kernel, self.groups(self.images),
             (self.maps[view.map], self.of_norm(view.norm)['coef'], self.pooled, self.images, pixels),
             dict(C=self.features, BM=next_power_of_2(pixels), NORM=view.norm is not None, RELU=view.relu)))
-        launches.append(blocks.Launch(
+        launches.append(Launch(
             blocks.logits_kernel, (-(-self.batch // 16), self.R),
             (self.pooled, self.value('head.fc.weight'), self.value('head.fc.bias'), self.labels, self.logits,
              self.losses, self.dlogits, self.dpooled, self.P, self.batch, self.net.classes,
@@ -316,12 +354,12 @@ class Replicas:
     def widest(self) -> int:
         return max(norm.channels for norm in self.net.norms)
 
-    def load_images(self, evaluate: bool) -> 'blocks.Launch':
+    def load_images(self, evaluate: bool) -> Launch:
         images, labels = self.test if evaluate else self.train
         plan = [self.test_order] * 4 if evaluate else list(self.plan)
         height, width = self.size
         rows = max(1, ELEMENTWISE // (next_power_of_2(width) * IMAGE_CHANNELS))
-        return blocks.Launch(
+        return Launch(
             blocks.augment_kernel, (self.batch, self.R, -(-height // rows)),
             (images, labels, *plan, self.places, self.mean, self.std, self.maps[self.net.images], self.labels,
              plan[0].shape[1], self.batch),
@@ -332,7 +370,7 @@ class Replicas:
         view = shortcut.view if shortcut else None
         return {f'{prefix}_NORM': bool(view and view.norm), f'{prefix}_RELU': bool(view and view.relu)}
 
-    def convolve(self, layer: Conv, statistics: bool) -> 'blocks.Launch':
+    def convolve(self, layer: Conv, statistics: bool) -> Launch:
         source, out, plus = layer.source, layer.out, layer.plus
         tiling = self.tiling(layer, FORWARD, out.height, out.width)
         window = Window.of(layer.kernel, tiling, source.map.channels)
@@ -342,7 +380,7 @@ class Replicas:
         tiles, splits = -(-rows // tiling.blocks), pixels * out.channels // columns
         read, mine = self.of_norm(source.norm), self.of_norm(out.norm)
         added = self.of_norm(plus.view.norm if plus else None)
-        return blocks.Launch(
+        return Launch(
             blocks.convolution_kernel, self.groups(tiles, splits),
             (self.maps[source.map], read['coef'], self.expanded.view(-1)[self.expanded_at[layer.name, 'forward']:],
              self.maps[out], mine['coef'], mine['gamma'], mine['beta'],
@@ -365,7 +403,7 @@ class Replicas:
             GATE={ShortcutGate: 1, ExclusiveGate: 2}.get(layer.kind, 0), DROP=layer.drop > 0.,
             TB=SUMS_AT_ONCE // out.channels)
 
-    def merge(self, layer: Merge, i: int, statistics: bool) -> 'blocks.Launch':
+    def merge(self, layer: Merge, i: int, statistics: bool) -> Launch:
         out, branch = layer.out, layer.branch
         constants = self.merge_constants(layer)
         if not statistics:
@@ -373,7 +411,7 @@ class Replicas:
         pixels = self.images * out.height * out.width
         tiles = -(-pixels // constants['BM'])
         mine = self.of_norm(out.norm)
-        return blocks.Launch(
+        return Launch(
             blocks.merge_kernel, self.groups(tiles),
             (*self.merge_inputs(layer, i), self.maps[out], mine['coef'], mine['gamma'], mine['beta'],
              self.partial(tiles, out.channels), self.counter, self.P, pixels, self.net.eps, float(layer.drop), i,
@@ -389,9 +427,10 @@ class Replicas:
 
     # ---- backward -------------------------------------------------------------------------------------------------
 
-    def backward(self) -> List['blocks.Launch']:
+    def backward(self) -> List[Launch]:
         """From the logits' gradients to those of all parameters."""
-        self.launches: List[blocks.Launch] = []
+        self.items: List[Union[Launch, Aside, Await]] = []
+        self.asides: List[Buffer] = []  # what was set aside reads them
         self.gradients: Dict[Map, Buffer] = {}  # complete ones
         self.pending: Dict[Map, Tuple[Buffer, Shortcut]] = {}  # of a map's view, by those readers that came already
         self.raw: Dict[Map, Buffer] = {}  # of the map itself, beside its view
@@ -401,15 +440,18 @@ class Replicas:
                 self.convolve_backward(layer)
             else:
                 self.merge_backward(layer, i)
-        self.launches.append(blocks.Launch(
+        self.items.append(Await(len(self.asides) - 1))
+        for buffer in self.asides[-LAG:]:
+            self.release(buffer)
+        self.items.append(Launch(
             blocks.norms_kernel, (len(self.net.norms), self.R),
             (self.table, self.coefs, self.backs, self.running, self.grads, self.P, self.V, self.images,
              self.net.momentum), dict(G=self.G, C=self.widest, num_warps=2)))
-        return self.launches
+        return self.items
 
     def classify_backward(self) -> None:
         view, rows = self.net.head, 16
-        self.launches.append(blocks.Launch(
+        self.items.append(Launch(
             blocks.classifier_kernel, (self.features // rows, self.R),
             (self.pooled, self.dlogits, self.losses, self.gradient('head.fc.weight'), self.gradient('head.fc.bias'),
              self.loss_sum, self.P, self.batch),
@@ -417,7 +459,7 @@ class Replicas:
         mine = self.of_norm(view.norm)
         pixels = view.map.height * view.map.width
         dx = self.buffer(view.map)
-        self.launches.append(blocks.Launch(
+        self.items.append(Launch(
             blocks.head_backward_kernel, self.groups(self.images),
             (self.dpooled, self.maps[view.map], mine['coef'], mine['back'], mine['gamma'], dx.tensor,
              self.partial(self.images, self.features), self.counter, self.P, self.images, pixels),
@@ -453,7 +495,7 @@ class Replicas:
         pixels = self.images * view.map.height * view.map.width
         dx = dz if dz.users == 1 else self.buffer(view.map)
         rows = ELEMENTWISE // view.map.channels
-        self.launches.append(blocks.Launch(
+        self.items.append(Launch(
             blocks.norm_backward_kernel, self.groups(-(-pixels // rows)),
             (dz.tensor, self.maps[view.map], mine['coef'], mine['back'], raw.tensor if raw else dz.tensor, dx.tensor,
              pixels), dict(C=view.map.channels, BM=rows, RAW=raw is not None)))
@@ -476,7 +518,7 @@ class Replicas:
                 add, how = self.raw.pop(source.map), Shortcut(source)
             raw = self.raw.pop(source.map, None) if finishes and source.norm is None else None
             dx = self.buffer(source.map)
-            self.launches.append(self.input_gradient(layer, dy, dx, add, how, raw, finishes))
+            self.items.append(self.input_gradient(layer, dy, dx, add, how, raw, finishes))
             self.release(add)
             self.release(raw)
             if finishes:
@@ -496,7 +538,7 @@ class Replicas:
             self.give(shortcut, gradient)
 
     def input_gradient(self, layer: Conv, dy: Buffer, dx: Buffer, add: Optional[Buffer], how: Optional[Shortcut],
-                       raw: Optional[Buffer], finishes: bool) -> 'blocks.Launch':
+                       raw: Optional[Buffer], finishes: bool) -> Launch:
         source, out = layer.source, layer.out
         height, width, read = source.map.shape
         tiling = self.tiling(layer, BACKWARD, height, width)
@@ -505,7 +547,7 @@ class Replicas:
         columns = pixels * read if pixels > 1 else min(read, 64)
         tiles = -(-(self.images * height * width // pixels) // tiling.blocks)
         mine = self.of_norm(source.norm)
-        return blocks.Launch(
+        return Launch(
             blocks.convolution_backward_kernel, self.groups(tiles, pixels * read // columns),
             (dy.tensor, self.expanded.view(-1)[self.expanded_at[layer.name, 'backward']:], dx.tensor,
              self.maps[source.map], mine['coef'], mine['back'], mine['gamma'], (add or dx).tensor, (raw or dx).tensor,
@@ -531,16 +573,22 @@ class Replicas:
                                        self.R * self.G * programs * window.taps * block * window.columns)
         cut = dict(CI=read, CO=out.channels, S=layer.stride, KS=layer.kernel, BH=tiling.height, BW=tiling.width,
                    T=window.taps, TW=window.per_row, K=window.columns)
-        self.launches.append(blocks.Launch(
+        sums = Launch(
             blocks.weight_kernel, self.groups(programs, window.taps // taps),
             (dy.tensor, self.maps[source.map], self.of_norm(source.norm)['coef'], WEIGHT_SUMS, self.images, tiles),
             dict(cut, G=self.G, H=height, W=width, BM=tiling.blocks, TAPS=taps, NORM=source.norm is not None,
-                 RELU=source.relu, num_warps=tiling.warps, num_stages=tiling.stages)))
+                 RELU=source.relu, num_warps=tiling.warps, num_stages=tiling.stages))
         weights = layer.kernel ** 2 * read * out.channels
-        self.launches.append(blocks.Launch(
+        total = Launch(
             blocks.reduce_weight_kernel, (-(-weights // WEIGHTS), self.R),
             (WEIGHT_SUMS, self.gradient(f'{layer.name}.weight'), self.P, self.G * programs),
-            dict(cut, BLOCK=WEIGHTS, PB=16)))
+            dict(cut, BLOCK=WEIGHTS, PB=16))
+        dy.users += 1
+        self.asides.append(dy)
+        self.items.append(Aside((sums, total)))
+        if len(self.asides) > LAG:
+            self.items.append(Await(len(self.asides) - 1 - LAG))
+            self.release(self.asides[-1 - LAG])
 
     def merge_backward(self, layer: Merge, i: int) -> None:
         dy = self.gradients.pop(layer.out)
@@ -559,7 +607,7 @@ class Replicas:
         pixels = self.images * layer.out.height * layer.out.width
         tiles = -(-pixels // constants['BM'])
         inputs = self.merge_inputs(layer, i)
-        self.launches.append(blocks.Launch(
+        self.items.append(Launch(
             blocks.merge_backward_kernel, self.groups(tiles),
             (dy.tensor, inputs[0], inputs[1], of_h['back'], of_h['gamma'], dh.tensor, inputs[2], inputs[3],
              of_f['back'], of_f['gamma'], df.tensor, inputs[4], inputs[5], dz.tensor, bias['back'], *inputs[6:],
@@ -582,18 +630,18 @@ class Replicas:
 
     # ---- update ---------------------------------------------------------------------------------------------------
 
-    def update(self) -> List['blocks.Launch']:
+    def update(self) -> List[Launch]:
         recipe = self.recipe
         return [
-            blocks.Launch(blocks.sgd_kernel, (-(-self.used // FLAT), self.R),
+            Launch(blocks.sgd_kernel, (-(-self.used // FLAT), self.R),
                    (self.values, self.grads, self.momenta, self.rates, self.P, self.used, self.decayed,
                     float(recipe.momentum), float(recipe.weight_decay)), dict(NESTEROV=recipe.nesterov, BLOCK=FLAT)),
             self.expand(),
         ]
 
-    def expand(self) -> 'blocks.Launch':
+    def expand(self) -> Launch:
         size = self.expanded.shape[1]
-        return blocks.Launch(blocks.expand_kernel, (-(-size // FLAT), self.R),
+        return Launch(blocks.expand_kernel, (-(-size // FLAT), self.R),
                       (self.values, self.index, self.expanded, self.P, size), dict(BLOCK=FLAT))
 
     # ---- for those who train --------------------------------------------------------------------------------------
@@ -648,12 +696,31 @@ class Replicas:
 
     def compile(self) -> None:
         """Compile all kernels, before the first of them runs."""
-        blocks.compile_side_by_side([*self.training, *self.testing])
+        blocks.compile_side_by_side(self.launches)
 
     def step(self) -> None:
         """A step of all replicas, from `places`, `rates`, `plan` and `seeds`."""
-        for launch in self.training:
-            launch()
+        done = []
+        for item in self.training:
+            if isinstance(item, Aside):
+                done.append(self.run_aside(item))
+            elif isinstance(item, Await):
+                if self.side is not None:
+                    torch.cuda.current_stream(self.device).wait_event(done[item.index])
+            else:
+                item()
+
+    def run_aside(self, item: Aside) -> Optional[torch.cuda.Event]:
+        """Launch it on the other stream, behind what this one has been given; returns what tells that it is done."""
+        if self.side is None:
+            for launch in item.launches:
+                launch()
+            return None
+        self.side.wait_event(torch.cuda.current_stream(self.device).record_event())
+        with torch.cuda.stream(self.side):
+            for launch in item.launches:
+                launch()
+            return self.side.record_event()
 
     def errors(self) -> torch.Tensor:
         """Top-1 errors on the test images in percent, (R,), by running statistics."""

@@ -14,13 +14,13 @@ R. Of statistics a norm has five rows of C numbers a group: mean, variance, 1 / 
 another five: the factors of the gradient, of x - mean and 1 in the gradient of x, and those of weight and bias.
 """
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Dict, Iterable, NamedTuple, Tuple
+from typing import Any, Iterable
 
 import triton
 import triton.language as tl
 
 __all__ = [
-    'Launch', 'augment_kernel', 'classifier_kernel', 'compile_side_by_side', 'convolution_backward_kernel',
+    'augment_kernel', 'classifier_kernel', 'compile_side_by_side', 'convolution_backward_kernel',
     'convolution_kernel', 'expand_kernel', 'fixed_statistics_kernel', 'head_backward_kernel', 'logits_kernel',
     'merge_backward_kernel', 'merge_kernel', 'norm_backward_kernel', 'norms_kernel', 'pool_kernel',
     'reduce_weight_kernel', 'sgd_kernel', 'weight_kernel',
@@ -29,19 +29,12 @@ __all__ = [
 ROWS = tl.constexpr(5)  # that a norm has of statistics, and of their gradients
 
 
-class Launch(NamedTuple):
-    """A kernel with its grid, its arguments and its constants, to be called as often as one likes."""
-    kernel: Any
-    grid: Tuple[int, ...]
-    args: Tuple[Any, ...]
-    constants: Dict[str, Any]
+def compile_side_by_side(launches: Iterable[Any]) -> None:
+    """Compile for a GPU what launches need, on all cores: a network has some fifty kernels of a second or two each.
 
-    def __call__(self) -> None:
-        self.kernel[self.grid](*self.args, **self.constants)
-
-
-def compile_side_by_side(launches: Iterable[Launch]) -> None:
-    """Compile for a GPU what launches need, on all cores: a network has some fifty kernels of a second or two each."""
+    Args:
+        launches: With a `kernel`, its `grid`, its `args` and its `constants`.
+    """
     with ThreadPoolExecutor() as pool, triton.AsyncCompileMode(pool):
         for launch in launches:
             launch.kernel.warmup(*launch.args, grid=launch.grid, **launch.constants)
