@@ -12,8 +12,8 @@ import timm
 import torch
 
 from timm_preact.data import ImageSet
+from timm_preact.layers import Unfit, layers_of
 from train.batches import Batches
-from train.layers import Unfit, layers_of
 from train.recipe import choose_recipe
 
 triton = pytest.importorskip('triton')

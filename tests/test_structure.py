@@ -18,7 +18,7 @@ LAYERS = [
     {'init'},
     {'weights', 'weights.*'},
     {'preact_resnet'},
-    {'__init__', 'catalog', 'evaluation', 'inference', 'picture', 'propagation', 'propagation.*',
+    {'__init__', 'catalog', 'evaluation', 'inference', 'layers', 'picture', 'propagation', 'propagation.*',
      'quantization', 'scripts'},
     {'benchmark', 'card', 'export'},
     {'hub'},
@@ -79,14 +79,15 @@ def test_a_module_imports_only_what_stands_below_it(module):
 
 
 def test_the_unit_stands_on_torch_and_timm_alone():
-    kernels = {'kernels', 'kernels.plain', 'kernels.onednn', 'kernels.triton'}
+    on_triton = {'kernels.triton', 'kernels.blocks'}
+    kernels = {'kernels', 'kernels.plain', 'kernels.onednn', *on_triton}
     for module, below in (('memory', {'kernels'}), ('unit', {'memory'}), ('init', {'unit'})):
         roots = {name.split('.')[0] for name, _ in imports(MODULES[module])} - sys.stdlib_module_names
         assert roots <= {'torch', 'timm', 'timm_preact'}
         assert ours(MODULES[module]) == below
     for module in kernels:
         roots = {name.split('.')[0] for name, _ in imports(MODULES[module])} - sys.stdlib_module_names
-        assert roots <= {'torch', 'timm_preact', *(['triton'] if module == 'kernels.triton' else [])}
+        assert roots <= {'torch', 'timm_preact', *(['triton'] if module in on_triton else [])}
         assert ours(MODULES[module]) <= kernels
 
 

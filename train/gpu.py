@@ -29,7 +29,6 @@ from timm_preact.data import ImageSet, load_sample
 from timm_preact.errors import UserError, check_device, one_sentence_errors
 from timm_preact.files import write_atomically
 from timm_preact.kernels import blocks
-from timm_preact.preact_resnet import MODEL_ARGS
 from train import replicas
 from train.group import Group, crews_of
 from train.recipe import choose_recipe
@@ -96,7 +95,7 @@ class Measuring:
         recipe = choose_recipe('paper', batch_size=self.scale.batch, bn_group=self.scale.batch * GROUP // BATCH)
         kwargs = {} if layers is None else dict(layers=layers)
         if self.scale is SMALL:
-            kwargs = dict(layers=[1, 1], channels=list(MODEL_ARGS[crew.model]['channels'][:2]))
+            kwargs = dict(layers=[1, 1], channels=[16, 32] if '110' in crew.model else [64, 128])
         runs = []
         for seed in range(crew.replicas):
             settings = dict(model=crew.model, model_kwargs=kwargs, seed=seed, amp=self.device.type == 'cuda',

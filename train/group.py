@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, List, Optional, Tuple, Union
 import torch
 
 from timm_preact.kernels import runs_blocks_on
+from timm_preact.layers import Unfit
 from train.batches import EpochPlan
-from train.layers import Unfit
 from train.recipe import lr_at
 from train.replicas import Replicas
 

@@ -11,9 +11,8 @@ import torch
 from torch import nn
 
 from timm_preact.kernels import blocks
-from timm_preact.unit import Add, ConstantScaling, ExclusiveGate, ShortcutGate
+from timm_preact.layers import IMAGE_CHANNELS, Conv, Map, Merge, Norm, Shortcut, Unfit, View, layers_of
 from train.batches import PAD, Batches
-from train.layers import IMAGE_CHANNELS, Conv, Map, Merge, Norm, Shortcut, Unfit, View, layers_of
 from train.recipe import Recipe
 
 __all__ = ['Replicas']
@@ -145,7 +144,7 @@ class Replicas:
         self.lay_out_parameters()
         self.allocate(train, test)
         for i, layer in enumerate(self.net.layers):
-            if isinstance(layer, Merge) and layer.kind is ConstantScaling:
+            if isinstance(layer, Merge) and layer.kind == 'const_scale':
                 self.scales[i] = torch.tensor([model.get_submodule(layer.name).scales for model in models])
         self.training = [*self.forward(evaluate=False), *self.backward(), *self.update()]
         self.testing = self.forward(evaluate=True)
@@ -400,7 +399,7 @@ class Replicas:
             G=self.G, H=out.height, W=out.width, C=out.channels, BM=ELEMENTWISE // out.channels, PAD=shortcut.pads,
             HC=shortcut.view.map.channels, HS=shortcut.stride, **self.shortcut_constants(shortcut, 'H'),
             F_NORM=bool(branch and branch.norm), F_RELU=bool(branch and branch.relu),
-            GATE={ShortcutGate: 1, ExclusiveGate: 2}.get(layer.kind, 0), DROP=layer.drop > 0.,
+            GATE={'shortcut_gate': 1, 'excl_gate': 2}.get(layer.kind, 0), DROP=layer.drop > 0.,
             TB=SUMS_AT_ONCE // out.channels)
 
     def merge(self, layer: Merge, i: int, statistics: bool) -> Launch:
@@ -599,8 +598,8 @@ class Replicas:
             return
         constants = self.merge_constants(layer)
         own = h.map.readers[0][0] is layer  # h is a projection that nothing else reads
-        write_h = layer.kind is not Add
-        write_f = f.relu or layer.kind in (ConstantScaling, ExclusiveGate)
+        write_h = layer.kind != 'add'
+        write_f = f.relu or layer.kind in ('const_scale', 'excl_gate')
         dh, df = (self.buffer(layer.out) if write else dy for write in (write_h, write_f))
         dz = self.buffer(layer.out) if layer.gate is not None else dy
         of_h, of_f, bias = self.of_norm(h.norm), self.of_norm(f.norm), self.of_norm(layer.bias)

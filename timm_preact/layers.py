@@ -10,16 +10,8 @@ from typing import List, NamedTuple, Optional, Tuple, Union
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from timm_preact.preact_resnet import PreActResNet
-from timm_preact.unit import (
-    Add,
-    ConstantScaling,
-    DropoutShortcut,
-    ExclusiveGate,
-    ResidualUnit,
-    ShortcutGate,
-    ZeroPadShortcut,
-)
+from .preact_resnet import PreActResNet
+from .unit import MERGES, Add, DropoutShortcut, ResidualUnit, ShortcutGate, ZeroPadShortcut
 
 __all__ = ['Conv', 'Layers', 'Map', 'Merge', 'Norm', 'Shortcut', 'Unfit', 'View', 'layers_of']
 
@@ -94,12 +86,12 @@ class Conv:
 
 @dataclass(eq=False)
 class Merge:
-    """out = h and F merged, elementwise; h alone without `branch`."""
+    """out = h and F merged, elementwise, by a key of MERGES; h alone without `branch`."""
     name: str
     shortcut: Shortcut
     branch: Optional[View]
     out: Map
-    kind: type = Add
+    kind: str = 'add'
     gate: Optional[Map] = None
     bias: Optional[Norm] = None
     drop: float = 0.
@@ -178,9 +170,10 @@ class Tracer:
             self.norms.append(layer.bias)
             self.read(layer, View(layer.gate))
         if module is not None:
-            if type(module) not in (Add, ConstantScaling, ShortcutGate, ExclusiveGate, DropoutShortcut):
+            kinds = [kind for kind, merge in MERGES.items() if type(module) is merge]
+            if not kinds:
                 raise Unfit(f'{name} is no merge of the paper')
-            layer.kind = type(module)
+            layer.kind = kinds[0]
         if isinstance(module, DropoutShortcut):
             layer.drop = module.dropout.p
         self.read(layer, shortcut.view)
