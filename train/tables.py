@@ -11,8 +11,8 @@ the Hub; anything else that train.cifar reads is someone's own data, on which th
 train.cifar does with the command in its result file, and goes on where it stopped. Its result is one file in
 train/results/tables (--results for another folder), and a table's number is computed from these files alone: results of
 several machines merge by copying the files together. Campaigns may share a folder of runs: each leaves to the others
-what they are at. On a GPU of compute capability 8.0 or more, runs that differ in their seed alone train in one launch a
-layer: five seeds of one row cost little more than two. --share 0/8 takes every eighth run, for machines that share nothing; torchrun's ranks do so unasked.
+what they are at. Runs of equal networks train as one on a GPU, docs/kernels.md. --share 0/8 takes every eighth run, for
+machines that share nothing; torchrun's ranks do so unasked.
 
 A row of the small copy has 20 layers and 4 epochs: it shows which of the paper's differences need no depth, and is
 never mixed with the paper's.
