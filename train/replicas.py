@@ -5,6 +5,7 @@ is a fixed list of launches on buffers that stay in their place, made once: forw
 """
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
@@ -101,6 +102,36 @@ class Await(NamedTuple):
 
 def next_power_of_2(n: int) -> int:
     return 1 << (n - 1).bit_length()
+
+
+@lru_cache
+def places_of_weights(kernel: int, stride: int, inputs: int, outputs: int, tiling: Tiling,
+                      forward: bool) -> torch.Tensor:
+    """Which weight of (kernel, kernel, inputs, outputs) stands where in a product's second factor; -1 for none.
+
+    (taps, columns, the block's outputs), see `Window`; outputs are inputs in the backward of a convolution.
+    """
+    read, written = (inputs, outputs) if forward else (outputs, inputs)
+    halved = not forward and stride > 1
+    window = Window.of(kernel, tiling, read, halved)
+    t = torch.arange(window.taps, dtype=torch.int32)[:, None, None]
+    k = torch.arange(window.columns, dtype=torch.int32)[None, :, None]
+    n = torch.arange(tiling.height * tiling.width * written, dtype=torch.int32)[None, None, :]
+    if kernel == 1:
+        row = column = torch.zeros(1, 1, 1, dtype=torch.int32)
+        source, target = t * window.columns + k, n
+    else:
+        by, bx, target = n // (tiling.width * written), n // written % tiling.width, n % written
+        wy, wx, source = t // window.per_row, t % window.per_row + k // read, k % read
+        if forward:
+            row, column = wy - by, wx - bx
+        elif halved:
+            row, column = by + 1 - 2 * wy, bx + 1 - 2 * wx
+        else:
+            row, column = by - wy + 2, bx - wx + 2
+    ci, co = (source, target) if forward else (target, source)
+    ok = (row >= 0) & (row < kernel) & (column >= 0) & (column < kernel)
+    return torch.where(ok, ((row * kernel + column) * inputs + ci) * outputs + co, -1)
 
 
 class Replicas:
@@ -276,33 +307,11 @@ class Replicas:
 
     def expansion(self, layer: Conv, way: str) -> torch.Tensor:
         """Which parameter stands where in what a convolution multiplies by, (taps, columns, block's outputs); -1: 0."""
-        read, written = layer.source.map.channels, layer.out.channels
-        forward, kernel = way == 'forward', layer.kernel
-        if not forward:
-            read, written = written, read
+        read, written, forward = layer.source.map.channels, layer.out.channels, way == 'forward'
         shape = layer.out if forward else layer.source.map
         tiling = self.tiling(layer, FORWARD if forward else BACKWARD, shape.height, shape.width)
-        halved = not forward and layer.stride > 1
-        window = Window.of(kernel, tiling, read, halved)
-        t = torch.arange(window.taps)[:, None, None]
-        k = torch.arange(window.columns)[None, :, None]
-        n = torch.arange(tiling.height * tiling.width * written)[None, None, :]
-        if kernel == 1:
-            row = column = torch.zeros(1, 1, 1, dtype=torch.int64)
-            source, target = t * window.columns + k, n
-        else:
-            by, bx, target = n // (tiling.width * written), n // written % tiling.width, n % written
-            wy, wx, source = t // window.per_row, t % window.per_row + k // read, k % read
-            if forward:
-                row, column = wy - by, wx - bx
-            elif halved:
-                row, column = by + 1 - 2 * wy, bx + 1 - 2 * wx
-            else:
-                row, column = by - wy + 2, bx - wx + 2
-        ci, co = (source, target) if forward else (target, source)
-        ok = (row >= 0) & (row < kernel) & (column >= 0) & (column < kernel)
-        at = ((row * kernel + column) * layer.source.map.channels + ci) * layer.out.channels + co
-        return torch.where(ok, self.at[f'{layer.name}.weight'] + at, -1)
+        places = places_of_weights(layer.kernel, layer.stride, read, written, tiling, forward)
+        return torch.where(places < 0, -1, places + self.at[f'{layer.name}.weight'])
 
     def value(self, name: str) -> torch.Tensor:
         """The first replica's parameter; the others' are P further each."""
@@ -340,7 +349,8 @@ class Replicas:
         launches.append(Launch(
             blocks.pool_kernel, self.groups(self.images),
             (self.maps[view.map], self.of_norm(view.norm)['coef'], self.pooled, self.images, pixels),
-            dict(C=self.features, BM=next_power_of_2(pixels), NORM=view.norm is not None, RELU=view.relu)))
+            dict(C=self.features, BM=next_power_of_2(pixels), NORM=view.norm is not None, RELU=view.relu,
+                 num_warps=self.head_warps)))
         launches.append(Launch(
             blocks.logits_kernel, (-(-self.batch // 16), self.R),
             (self.pooled, self.value('head.fc.weight'), self.value('head.fc.bias'), self.labels, self.logits,
@@ -352,6 +362,11 @@ class Replicas:
     @property
     def widest(self) -> int:
         return max(norm.channels for norm in self.net.norms)
+
+    @property
+    def head_warps(self) -> int:
+        """That hold an image's last map in registers."""
+        return 4 if self.features <= 64 else 16
 
     def load_images(self, evaluate: bool) -> Launch:
         images, labels = self.test if evaluate else self.train
@@ -463,7 +478,7 @@ class Replicas:
             (self.dpooled, self.maps[view.map], mine['coef'], mine['back'], mine['gamma'], dx.tensor,
              self.partial(self.images, self.features), self.counter, self.P, self.images, pixels),
             dict(G=self.G, C=self.features, BM=next_power_of_2(pixels), NORM=view.norm is not None, RELU=view.relu,
-                 TB=SUMS_AT_ONCE // self.features)))
+                 TB=SUMS_AT_ONCE // self.features, num_warps=self.head_warps)))
         self.complete(view, dx)
 
     def gradient(self, name: str) -> torch.Tensor:
