@@ -237,8 +237,10 @@ def imagenet(scale: Scale, device: torch.device, task: str, names: Tuple[str, ..
     """`timm_preact.benchmark`'s contestants, in turn."""
     against = installed(list(PACKAGES))
     dtype = torch.bfloat16 if device.type == 'cuda' else torch.float32
-    for name in names[:1] if scale is SMALL else names:
-        setting = Setting(name, task, dtype, 2 if scale is SMALL else batch)
+    if scale is SMALL:
+        names, batch = names[:1], min(batch, 2)
+    for name in names:
+        setting = Setting(name, task, dtype, batch)
         yield f'{name}, {task}, batch {batch}', benchmark(setting, device, against, scale.rounds, **options)
 
 

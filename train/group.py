@@ -6,7 +6,7 @@ run's network is brought up to date whenever somebody wants to see it.
 import sys
 import warnings
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, List, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, List, Optional, Tuple, Union
 
 import torch
 
@@ -36,8 +36,11 @@ class Group:
         first = runs[0]
         self.runs, self.device = runs, first.device
         self.graph: Optional[torch.cuda.CUDAGraph] = None
+        self.test_graph: Optional[torch.cuda.CUDAGraph] = None
         self.stream = torch.cuda.Stream(self.device, priority=-1) if self.device.type == 'cuda' else None
         dtype = torch.bfloat16 if first.settings['amp'] else torch.float32
+        if self.stream is not None:
+            torch.cuda.synchronize(self.device)  # what other streams made of the runs is there for this one
         with self.on_stream():
             self.net = Replicas([run.model for run in runs], first.recipe, first.train_batches, first.test_batches,
                                 self.device, dtype)
@@ -59,14 +62,18 @@ class Group:
         return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
 
     def capture(self) -> None:
-        """Compile the kernels by a step on nothing, and capture one as a CUDA graph."""
+        """Compile the kernels, run each once on nothing, and capture a step and a test as CUDA graphs."""
         self.net.compile()
-        self.net.step()
-        torch.cuda.synchronize(self.device)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, stream=self.stream):
-            self.net.step()
+        self.graph, self.test_graph = (self.graph_of(launch) for launch in (self.net.step, self.net.test_batch))
         self.net.reset()
+
+    def graph_of(self, launch: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        launch()
+        torch.cuda.synchronize(self.device)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self.stream):
+            launch()
+        return graph
 
     def place_plan(self, r: int, plan: EpochPlan) -> None:
         for i, drawn in enumerate(plan):
@@ -106,7 +113,7 @@ class Group:
         steps = [run.step for run in self.runs]
         if self.found is None or self.found[0] != steps:
             with self.on_stream():
-                self.found = steps, self.net.errors().tolist()
+                self.found = steps, self.net.errors(self.test_graph and self.test_graph.replay).tolist()
         return self.found[1][self.runs.index(run)]
 
     def part(self) -> None:
@@ -118,7 +125,7 @@ class Group:
             run.group = None
         if self.stream is not None:
             torch.cuda.synchronize(self.device)
-        self.graph = None
+        self.graph = self.test_graph = None
 
 
 def kind_of(run: 'Run') -> Tuple[Any, ...]:

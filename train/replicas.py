@@ -6,7 +6,7 @@ is a fixed list of launches on buffers that stay in their place, made once: forw
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import nn
@@ -736,14 +736,18 @@ class Replicas:
                 launch()
             return self.side.record_event()
 
-    def errors(self) -> torch.Tensor:
-        """Top-1 errors on the test images in percent, (R,), by running statistics."""
+    def test_batch(self) -> None:
+        """The logits of test images from `places` on, by running statistics, and their labels."""
+        for launch in self.testing:
+            launch()
+
+    def errors(self, test_batch: Optional[Callable[[], None]] = None) -> torch.Tensor:
+        """Top-1 errors on the test images in percent, (R,); `test_batch` may be a graph's replay of that of here."""
         count = len(self.test[1])
         correct = torch.zeros(self.R, dtype=torch.int64, device=self.device)
         for start in range(0, count, self.batch):
             self.places.fill_(start)
-            for launch in self.testing:
-                launch()
+            (test_batch or self.test_batch)()
             found = self.logits[:, :count - start, :self.net.classes].argmax(2)
             correct += (found == self.labels[:, :count - start]).sum(1)
         return 100 * (count - correct) / count
