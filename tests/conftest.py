@@ -63,6 +63,16 @@ def npz_folder(sample, tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
+def small_folder(npz_folder, tmp_path_factory):
+    """The same images at half their size, for what trains."""
+    folder = tmp_path_factory.mktemp('small')
+    for split in ('train', 'test'):
+        with np.load(npz_folder / f'{split}.npz') as arrays:
+            np.savez(folder / f'{split}.npz', **dict(arrays, images=arrays['images'][:, ::2, ::2]))
+    return folder
+
+
+@pytest.fixture(scope='session')
 def parquet_folder(npz_folder, tmp_path_factory):
     """The same images in the layout of the Hub data set uoft-cs/cifar10."""
     import datasets
@@ -79,9 +89,9 @@ def parquet_folder(npz_folder, tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
-def sets(npz_folder):
-    """Training and test images of `npz_folder`."""
-    return load_image_set(npz_folder, 'train'), load_image_set(npz_folder, 'test')
+def sets(small_folder):
+    """Training and test images of `small_folder`."""
+    return load_image_set(small_folder, 'train'), load_image_set(small_folder, 'test')
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import torch
 from train.run import train_together
 
 CPU = torch.device('cpu')
-TINY = dict(layers=[1, 1, 1])
+TINY = dict(layers=[1, 1, 1], channels=[4, 8, 16], stem_chs=4)
 
 
 def ends(*runs, **options):

@@ -7,12 +7,13 @@ from typer.testing import CliRunner
 from train import benchmark
 
 
-def test_steps_are_measured_alone_together_in_processes_and_beside_a_plain_loop(npz_folder, tmp_path, monkeypatch):
+def test_steps_are_measured_alone_together_in_processes_and_beside_a_plain_loop(sets, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, 'RESULTS', tmp_path)
-    monkeypatch.setattr(benchmark, 'WARM_UP', 1)
+    benchmark.write_npz(tmp_path, {split: images._replace(images=images.images[:, ::2, ::2])
+                                   for split, images in zip(('train', 'test'), sets, strict=True)})
     result = CliRunner().invoke(benchmark.app, [
-        'steps', '--data', str(npz_folder), '--model', 'preact_resnet20', '--device', 'cpu', '--together', '2',
-        '--steps', '1', '--rounds', '1'], catch_exceptions=False)
+        'steps', '--data', str(tmp_path), '--model', 'preact_resnet20', '--device', 'cpu', '--together', '2',
+        '--steps', '1', '--warm-up', '1', '--rounds', '1'], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert '64000 steps and' in result.output and 'minutes at these rates' in result.output
     measured = json.loads((tmp_path / 'benchmark_steps_preact_resnet20_cpu.json').read_text())

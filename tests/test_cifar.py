@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from runs import TINY
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -20,11 +21,12 @@ from train.cifar import app
 from train.recipe import RECIPES, lr_at
 
 ROOT = Path(__file__).parents[1]
-TINY = ['preact_resnet20', '--model-kwargs', 'layers=[1,1,1]', '--recipe', 'modern', '--batch-size', '32']
 
 
 def arguments(data, output, *options):
-    return [*TINY, '--data', str(data), '--output', str(output), *options]
+    kwargs = [word for key, value in TINY.items() for word in ('--model-kwargs', f'{key}={value}')]
+    return ['preact_resnet20', *kwargs, '--recipe', 'modern', '--batch-size', '32', '--data', str(data), '--output',
+            str(output), *options]
 
 
 def train(data, output, *options):
@@ -105,19 +107,19 @@ def test_an_epoch_is_a_function_of_seed_and_number():
 
 
 @pytest.fixture(scope='module')
-def finished(npz_folder, tmp_path_factory):
+def finished(small_folder, tmp_path_factory):
     """A whole run of 3 epochs, 10 steps each."""
     output = tmp_path_factory.mktemp('runs') / 'whole'
-    train(npz_folder, output, '--epochs', '3')
+    train(small_folder, output, '--epochs', '3')
     return output
 
 
-def test_killed_at_any_moment_and_resumed_ends_with_the_same_bits(npz_folder, finished, tmp_path):
+def test_killed_at_any_moment_and_resumed_ends_with_the_same_bits(small_folder, finished, tmp_path):
     """SIGKILL after each of several checkpoints, some in the middle of an epoch."""
     output = tmp_path / 'killed'
     kills = 0
     for wait in (0., 0.4, 0.1):
-        process = start(npz_folder, output, '--epochs', '3', '--checkpoint-every', '3')
+        process = start(small_folder, output, '--epochs', '3', '--checkpoint-every', '3')
         before = checkpoint_time(output)
         while process.poll() is None and checkpoint_time(output) == before:
             time.sleep(0.005)
@@ -127,7 +129,7 @@ def test_killed_at_any_moment_and_resumed_ends_with_the_same_bits(npz_folder, fi
             kills += 1
         process.wait()
     assert kills >= 2
-    train(npz_folder, output, '--epochs', '3', '--checkpoint-every', '3')
+    train(small_folder, output, '--epochs', '3', '--checkpoint-every', '3')
     killed, whole = load_file(output / 'model.safetensors'), load_file(finished / 'model.safetensors')
     assert killed.keys() == whole.keys()
     assert all(torch.equal(killed[key], whole[key]) for key in whole)
@@ -141,7 +143,7 @@ def checkpoint_time(output):
     return path.stat().st_mtime_ns if path.exists() else 0
 
 
-def test_a_finished_run_leaves_a_model_that_timm_loads_and_evaluates_to_the_digit(npz_folder, finished):
+def test_a_finished_run_leaves_a_model_that_timm_loads_and_evaluates_to_the_digit(small_folder, finished):
     run = json.loads((finished / 'run.json').read_text())
     assert {p.name for p in finished.iterdir()} == {
         '.lock', 'checkpoint.pt', 'config.json', 'curves.png', 'log.csv', 'model.safetensors', 'run.json'}
@@ -149,7 +151,7 @@ def test_a_finished_run_leaves_a_model_that_timm_loads_and_evaluates_to_the_digi
     model = timm.create_model(f'local-dir:{finished}', pretrained=True).eval()
     assert sum(len(stage.blocks) for stage in model.stages) == 3
     mine = load_model('preact_resnet20', str(finished))
-    images = open_images(str(npz_folder), 'test', eval_transform(mine))
+    images = open_images(str(small_folder), 'test', eval_transform(mine))
     for net in (model, mine):
         assert evaluate(net, images).error == pytest.approx(run['test_error'], abs=1e-9)
 
@@ -159,39 +161,39 @@ def test_the_log_has_a_row_an_epoch(finished):
     assert lines[0].startswith('epoch,step,lr,train_loss,test_error') and len(lines) == 4
 
 
-def test_a_run_with_other_settings_is_not_resumed(npz_folder, finished):
-    assert 'belongs to a run with other settings' in refusal(npz_folder, finished, '--epochs', '3', '--seed', '1')
+def test_a_run_with_other_settings_is_not_resumed(small_folder, finished):
+    assert 'belongs to a run with other settings' in refusal(small_folder, finished, '--epochs', '3', '--seed', '1')
 
 
-def test_a_run_on_other_data_is_not_resumed(npz_folder, finished, tmp_path):
+def test_a_run_on_other_data_is_not_resumed(small_folder, finished, tmp_path):
     for split, other in (('train', 'test'), ('test', 'train')):
-        (tmp_path / f'{split}.npz').write_bytes((npz_folder / f'{other}.npz').read_bytes())
+        (tmp_path / f'{split}.npz').write_bytes((small_folder / f'{other}.npz').read_bytes())
     assert 'belongs to a run with other settings' in refusal(tmp_path, finished, '--epochs', '3')
 
 
-def test_a_file_that_is_no_checkpoint_is_not_resumed(npz_folder, tmp_path):
+def test_a_file_that_is_no_checkpoint_is_not_resumed(small_folder, tmp_path):
     (tmp_path / 'checkpoint.pt').write_bytes(b'something else')
-    assert 'is no checkpoint of train.cifar' in refusal(npz_folder, tmp_path, '--epochs', '3')
+    assert 'is no checkpoint of train.cifar' in refusal(small_folder, tmp_path, '--epochs', '3')
     torch.save(dict(settings={}, recipe={}, step=1), tmp_path / 'checkpoint.pt')
-    assert 'is no checkpoint of train.cifar' in refusal(npz_folder, tmp_path, '--epochs', '3')
+    assert 'is no checkpoint of train.cifar' in refusal(small_folder, tmp_path, '--epochs', '3')
 
 
-def test_a_diverged_run_stops_with_a_sentence(npz_folder, tmp_path):
-    assert 'the run diverged' in refusal(npz_folder, tmp_path, '--iterations', '30', '--lr', '1e30')
+def test_a_diverged_run_stops_with_a_sentence(small_folder, tmp_path):
+    assert 'the run diverged' in refusal(small_folder, tmp_path, '--iterations', '30', '--lr', '1e30')
     assert not (tmp_path / 'model.safetensors').exists()
 
 
-def test_two_processes_compute_what_one_computes_with_groups_of_their_batch(npz_folder, tmp_path):
+def test_two_processes_compute_what_one_computes_with_groups_of_their_batch(small_folder, tmp_path):
     """torchrun with gloo, 2 x 16 images, against one process with BatchNorm over groups of 16, in float32.
 
     A small learning rate keeps ten steps from amplifying the rounding that differs between the two.
     """
     options = ['--epochs', '1', '--no-amp', '--bn-group', '16', '--lr', '0.01']
     one, two = tmp_path / 'one', tmp_path / 'two'
-    train(npz_folder, one, *options)
+    train(small_folder, one, *options)
     subprocess.run(
         [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2',
-         '-m', 'train.cifar', *arguments(npz_folder, two, *options)],
+         '-m', 'train.cifar', *arguments(small_folder, two, *options)],
         cwd=ROOT, env=dict(os.environ, OMP_NUM_THREADS='1'), check=True, capture_output=True)
     losses = [
         [row['train_loss'] for row in json.loads((folder / 'run.json').read_text())['curve']] for folder in (one, two)]
@@ -201,17 +203,17 @@ def test_two_processes_compute_what_one_computes_with_groups_of_their_batch(npz_
     assert (weights[0] - weights[1]).norm() < 1e-3 * weights[0].norm()
 
 
-def test_a_group_smaller_than_the_batch_changes_batchnorm(npz_folder, tmp_path):
+def test_a_group_smaller_than_the_batch_changes_batchnorm(small_folder, tmp_path):
     losses = []
     for group in ('8', '32'):
-        train(npz_folder, tmp_path / group, '--iterations', '4', '--no-amp', '--bn-group', group)
+        train(small_folder, tmp_path / group, '--iterations', '4', '--no-amp', '--bn-group', group)
         losses.append(json.loads((tmp_path / group / 'run.json').read_text())['train_loss'])
     assert losses[0] != losses[1]
 
 
-def test_the_mean_image_is_kept_with_the_weights(npz_folder, tmp_path):
-    train(npz_folder, tmp_path, '--iterations', '2', '--mean', 'pixel')
-    with np.load(npz_folder / 'train.npz') as arrays:
+def test_the_mean_image_is_kept_with_the_weights(small_folder, tmp_path):
+    train(small_folder, tmp_path, '--iterations', '2', '--mean', 'pixel')
+    with np.load(small_folder / 'train.npz') as arrays:
         expected = arrays['images'].mean(0) / 255
     kept = load_file(tmp_path / 'mean_image.safetensors')['mean_image'].numpy()
     assert np.allclose(kept, expected, atol=1e-6)
@@ -223,29 +225,30 @@ def test_the_mean_image_is_kept_with_the_weights(npz_folder, tmp_path):
     (['--recipe', 'papre'], 'choose one of paper, torch, modern'),
     (['--epochs', '1', '--iterations', '1'], 'give one of them'),
     (['--model-kwargs', 'layers'], 'write KEY=VALUE'),
-    (['--model-kwargs', 'colour=1'], 'cannot be made with layers=[1, 1, 1], colour=1 (TypeError'),
+    (['--model-kwargs', 'colour=1'],
+     'cannot be made with layers=[1, 1, 1], channels=[4, 8, 16], stem_chs=4, colour=1 (TypeError'),
     (['--epochs', '0.0001'], '0.0001 epochs are no step'),
     (['--seed', '-1'], '--seed is -1: it must be from 0'),
     (['--weight-decay', '-1'], '--weight-decay is -1.0'),
     (['--warmup', '-1'], '--warmup is -1.0'),
     (['--device', 'abacus'], '--device abacus is not there'),
 ])
-def test_bad_options_end_with_a_sentence(npz_folder, tmp_path, options, message):
-    assert message in refusal(npz_folder, tmp_path / 'out', *options)
+def test_bad_options_end_with_a_sentence(small_folder, tmp_path, options, message):
+    assert message in refusal(small_folder, tmp_path / 'out', *options)
     assert not (tmp_path / 'out' / 'log.csv').exists()
 
 
-def test_an_unknown_name_suggests_the_nearest(npz_folder, tmp_path):
-    options = ['preact_resnet11', '--data', str(npz_folder), '--output', str(tmp_path)]
+def test_an_unknown_name_suggests_the_nearest(small_folder, tmp_path):
+    options = ['preact_resnet11', '--data', str(small_folder), '--output', str(tmp_path)]
     result = CliRunner().invoke(app, options, catch_exceptions=False)
     assert result.exit_code == 2 and 'did you mean preact_resnet1' in result.output
 
 
-def test_an_output_folder_that_cannot_be_written_is_refused_before_training(npz_folder, tmp_path):
+def test_an_output_folder_that_cannot_be_written_is_refused_before_training(small_folder, tmp_path):
     (tmp_path / 'file').write_text('in the way')
-    assert str(tmp_path / 'file') in refusal(npz_folder, tmp_path / 'file' / 'out')
+    assert str(tmp_path / 'file') in refusal(small_folder, tmp_path / 'file' / 'out')
 
 
-def test_a_data_folder_without_a_split_is_refused(npz_folder, tmp_path):
-    (tmp_path / 'train.npz').write_bytes((npz_folder / 'train.npz').read_bytes())
+def test_a_data_folder_without_a_split_is_refused(small_folder, tmp_path):
+    (tmp_path / 'train.npz').write_bytes((small_folder / 'train.npz').read_bytes())
     assert 'test.npz' in refusal(tmp_path, tmp_path / 'out')

@@ -1,5 +1,7 @@
 """Exported networks compute what the network computes, in the runtimes that they are for."""
 import copy
+import functools
+import shutil
 import sys
 from collections import Counter
 
@@ -59,26 +61,38 @@ def nodes(path):
     return Counter(node.op_type for node in onnx.load(path).graph.node)
 
 
+@pytest.fixture(scope='module')
+def optimised(tmp_path_factory):
+    """optimised(name): the ONNX file of an optimised network, alone in its folder, made when it is first asked for."""
+    @functools.cache
+    def make(name):
+        model, size = network(name)
+        file = tmp_path_factory.mktemp('optimised') / f'{name}.onnx'
+        export(optimize(model), file, input_size=size)
+        return file
+
+    return make
+
+
 @torch.no_grad()
 @pytest.mark.parametrize('name', NETWORKS)
-def test_onnx_is_the_network_for_any_batch(name, tmp_path):
+def test_onnx_is_the_network_for_any_batch(name, optimised):
     model, size = network(name)
-    export(optimize(model), tmp_path / 'optimised.onnx', input_size=size)
-    assert [file.name for file in tmp_path.iterdir()] == ['optimised.onnx']  # weights inside
+    file = optimised(name)
+    assert list(file.parent.iterdir()) == [file]  # weights inside
     for count in (1, 5):
         x = batch(size, count)
-        assert_close(session(tmp_path / 'optimised.onnx').run(None, {'images': x.numpy()})[0], model(x))
+        assert_close(session(file).run(None, {'images': x.numpy()})[0], model(x))
 
 
 @pytest.mark.parametrize('name', ['preact_resnet20', 'preact_resnet110_orig'])
-def test_onnx_has_no_batchnorm_behind_a_convolution_and_no_more_nodes_than_the_plain_network(name, tmp_path):
+def test_onnx_has_no_batchnorm_behind_a_convolution_and_no_more_nodes_than_the_plain_network(name, optimised, tmp_path):
     """The exporter folds BatchNorms into convolutions by itself; what it makes of the stream must cost nothing more."""
     model, size = network(name)
     export(model, tmp_path / 'plain.onnx', input_size=size)
-    export(optimize(model), tmp_path / 'optimised.onnx', input_size=size)
-    plain, optimised = nodes(tmp_path / 'plain.onnx'), nodes(tmp_path / 'optimised.onnx')
-    assert optimised == plain and 'Mul' not in optimised
-    graph = onnx.load(tmp_path / 'optimised.onnx').graph
+    kinds = nodes(optimised(name))
+    assert kinds == nodes(tmp_path / 'plain.onnx') and 'Mul' not in kinds
+    graph = onnx.load(optimised(name)).graph
     made_by = {output: node.op_type for node in graph.node for output in node.output}
     assert all(made_by[node.input[0]] != 'Conv' for node in graph.node if node.op_type == 'BatchNormalization')
 
@@ -206,11 +220,10 @@ def prepared(sample):
 
 
 @pytest.fixture(scope='module')
-def files(prepared, tmp_path_factory):
+def files(prepared, optimised, tmp_path_factory):
     """A folder with preact_resnet20 in float32 and in int8."""
     folder = tmp_path_factory.mktemp('onnx')
-    model, _ = network('preact_resnet20')
-    export(optimize(model), folder / 'float32.onnx')
+    shutil.copy(optimised('preact_resnet20'), folder / 'float32.onnx')
     quantize(folder / 'float32.onnx', folder / 'int8.onnx', prepared.spread(100)[0].numpy())
     return folder
 

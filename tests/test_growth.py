@@ -2,10 +2,19 @@
 import json
 
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from train import growth, quantization
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    """Both set how many PyTorch uses, which is not for the tests after these."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def test_a_line_is_the_least_squares_one():
@@ -16,6 +25,7 @@ def test_a_line_is_the_least_squares_one():
 
 def test_growth_is_measured_fitted_and_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(growth, 'LEAST_SECONDS', 1e-3)
+    monkeypatch.setattr(growth, 'INFERENCE_BATCH', 2)
     monkeypatch.setattr(growth, 'FAMILIES', {
         'basic': {20: 'preact_resnet20', 56: 'preact_resnet56'},
         'bottleneck': {164: 'preact_resnet164', 272: 'preact_resnet272_pcv'}})

@@ -22,7 +22,8 @@ from timm_preact.unit import ResidualUnit
 
 def create(name, dtype=torch.float64, small=True, **kwargs):
     """A net in eval mode whose norms all do something."""
-    whole = {} if small else {key: MODEL_ARGS[name][key] for key in ('layers', 'channels')}
+    args = MODEL_ARGS[name]
+    whole = {} if small else dict(layers=[min(n, 36) for n in args['layers']], channels=args['channels'])
     return networks.create(name, dtype, **{**whole, **kwargs}).eval()
 
 
@@ -60,8 +61,9 @@ def test_float32_is_equal_but_for_rounding_with_and_without_a_graph(name, channe
 def test_bfloat16_classifies_real_images_as_well(sample):
     model = timm.create_model('preact_resnet20', pretrained=True).eval()
     data = Images(sample, eval_transform(model))
-    x = torch.stack([data[i][0] for i in range(500)])
-    labels = torch.from_numpy(sample.labels)
+    every = slice(0, 500, 1 if knows(torch.bfloat16) else 5)
+    x = torch.stack([data[i][0] for i in range(500)[every]])
+    labels = torch.from_numpy(sample.labels[every])
     with torch.inference_mode():
         exact = model(x)
         fast = optimize(model, dtype=torch.bfloat16)(x.bfloat16())

@@ -26,7 +26,7 @@ def plain_batches(images, mean, std, plan, batch_size):
             pixels = (images.images[index].astype(np.float32) / 255 - mean) / std
             padded = np.pad(pixels, ((PAD, PAD), (PAD, PAD), (0, 0)))
             top, left = plan.top[place].item(), plan.left[place].item()
-            crop = padded[top:top + 32, left:left + 32]
+            crop = padded[top:top + 16, left:left + 16]
             batch.append(crop[:, ::-1] if plan.flip[place] else crop)
             labels.append(images.labels[index])
         yield torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2), torch.tensor(np.array(labels))
@@ -159,7 +159,7 @@ def test_a_run_says_how_many_trained_beside_it(make):
 
 def test_splits_that_do_not_fit_each_other_are_refused(sets, tmp_path):
     settings = dict(model='preact_resnet20', model_kwargs=TINY, seed=0, amp=False, data=['', ''])
-    for test in (sets[1]._replace(classes=sets[1].classes[:9]), sets[1]._replace(images=sets[1].images[:, :16, :16])):
+    for test in (sets[1]._replace(classes=sets[1].classes[:9]), sets[1]._replace(images=sets[1].images[:, :8, :8])):
         with pytest.raises(UserError, match='differ in their classes or in their size'):
             Run(settings, choose_recipe('modern', batch_size=32), sets[0], test, tmp_path, CPU)
 

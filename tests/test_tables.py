@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import timm
+from runs import TINY
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -29,7 +30,7 @@ from train.tables import README, app, command_of, data_of, share_of
 
 ROOT = Path(__file__).parents[1]
 TINY_ROWS = {f'tiny-{i}': Row(
-    '-', f'case {i}', 'preact_resnet20', None, model_kwargs={'layers': [1, 1, 1]},
+    '-', f'case {i}', 'preact_resnet20', None, model_kwargs=TINY,
     options={'recipe': 'modern', 'epochs': 2, 'batch_size': 32, 'lr': 0.05 * (i + 1)}) for i in range(3)}
 
 
@@ -57,11 +58,11 @@ def results(tmp_path):
 
 
 @pytest.fixture
-def tiny(monkeypatch, npz_folder, tmp_path, results):
+def tiny(monkeypatch, small_folder, tmp_path, results):
     """Rows that take a second each, and the options with which a campaign runs them."""
     for key, row in TINY_ROWS.items():
         monkeypatch.setitem(ROWS, key, row)
-    return '--data', npz_folder, '--runs', tmp_path / 'runs', '--results', results
+    return '--data', small_folder, '--runs', tmp_path / 'runs', '--results', results
 
 
 def write(results, key, errors, state='finished', train_sha256='a', **changes):
@@ -312,13 +313,12 @@ def test_a_rank_of_torchrun_takes_its_share(monkeypatch):
     assert share_of(None) == slice(2, None, 4) and share_of('0/2') == slice(0, None, 2)
 
 
-SMALL_CAMPAIGN = """
-import sys
+SMALL_CAMPAIGN = f"""
 from train.tables import ROWS, app
 from train.rows import Row
 for i in range(3):
-    ROWS[f'tiny-{i}'] = Row('-', f'case {i}', 'preact_resnet20', None, model_kwargs={'layers': [1, 1, 1]},
-                            options={'recipe': 'modern', 'epochs': 6, 'batch_size': 32})
+    ROWS[f'tiny-{{i}}'] = Row('-', f'case {{i}}', 'preact_resnet20', None, model_kwargs={TINY},
+                              options=dict(recipe='modern', epochs=4, batch_size=32))
 app()
 """
 
@@ -346,7 +346,7 @@ def test_a_campaign_killed_at_any_moment_loses_no_checkpoint_and_counts_no_run_t
     alone, _ = campaign(*tiny[:2], '--runs', tmp_path / 'whole', '--results', tmp_path / 'whole_results').communicate()
     for i in range(3):
         killed, whole = (read(folder, f'tiny-{i}', 0) for folder in (results, tmp_path / 'whole_results'))
-        assert killed['weights_sha256'] == whole['weights_sha256'] and len(killed['curve']) == len(whole['curve']) == 6
+        assert killed['weights_sha256'] == whole['weights_sha256'] and len(killed['curve']) == len(whole['curve']) == 4
     assert len(list((results / 'tables').iterdir())) == 3
 
 
@@ -368,7 +368,7 @@ def test_a_disk_that_is_full_ends_with_a_sentence_and_what_was_written_is_whole(
 
     def limit():
         import resource
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
     process = campaign(*tiny, preexec_fn=limit)
     _, errors = process.communicate()
@@ -380,11 +380,11 @@ def test_a_disk_that_is_full_ends_with_a_sentence_and_what_was_written_is_whole(
     assert campaign(*tiny).wait() == 0
 
 
-def test_own_data_is_kept_out_of_the_papers_tables(tiny, tmp_path, npz_folder, monkeypatch):
+def test_own_data_is_kept_out_of_the_papers_tables(tiny, tmp_path, small_folder, monkeypatch):
     for options in ((), ('--results', os.path.relpath(RESULTS))):
         result = invoke('run', 'tiny-0', '--seeds', 1, *tiny[:4], *options)
         assert result.exit_code == 2 and 'is not cifar10: name a folder of its own by --results' in result.output
-    assert data_of(ROWS['164-full-cifar100'], str(npz_folder)) == str(npz_folder)
+    assert data_of(ROWS['164-full-cifar100'], str(small_folder)) == str(small_folder)
     assert data_of(ROWS['164-full-cifar100'], 'uoft-cs') == 'uoft-cs/cifar100'
     assert data_of(ROWS['164-full-cifar100'], 'me/tiny') == 'me/tiny'
     (tmp_path / 'cifar10').mkdir()

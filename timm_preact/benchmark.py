@@ -44,6 +44,7 @@ PACKAGES = ('timm', 'pytorchcv', 'torchvision')
 TASKS = ('inference', 'training')
 AFFECTING = ('MALLOC_', 'OMP_', 'KMP_', 'LD_PRELOAD')  # variables of the environment that change how fast a CPU is
 SECONDS = 0.5  # that a measurement takes at least
+SLOW = 0.3  # seconds of a matrix product at half its size that say as much as eight times as many at its whole
 
 
 class Peer(NamedTuple):
@@ -306,8 +307,9 @@ def operations_per_second(device: torch.device, dtype: torch.dtype, rounds: int 
 
     n = 8192 if device.type == 'cuda' else 2048
     with torch.inference_mode():
-        # a processor may have no kernel for one of them, which at full size then takes minutes
+        # a processor may have no kernel for one of them, which at full size then takes minutes, or for both
         half = {name: seconds_of(call, device) for name, call in products(n // 2).items()}
+        n = n // 2 if min(half.values()) > SLOW else n
         calls = {name: call for name, call in products(n).items() if half[name] < 5 * min(half.values())}
         seconds = alternate({name: lambda call=call: seconds_of(call, device) for name, call in calls.items()}, rounds)
     return 2 * n ** 3 / min(statistics.median(values) for values in seconds.values())

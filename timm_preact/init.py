@@ -54,6 +54,8 @@ def init_weights(model: nn.Module, zero_init_last: bool = False) -> None:
         model: A network with stem, stages and norm. Layers that others wrote stay as their constructors made them.
         zero_init_last: Start each branch at zero, through its last norm if it ends in one, else its last convolution.
     """
+    if all(parameter.is_meta for parameter in model.parameters()):
+        return  # there are no values, and PyTorch takes longer over none than a CPU over them
     modules = list(_known_modules(model))
     for module in modules:
         _init_layer(module)

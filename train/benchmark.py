@@ -196,9 +196,10 @@ def plain_loop(model: torch.nn.Module, batches: Iterable[Tuple[torch.Tensor, tor
         yield loss.detach()
 
 
-def images_per_second(step: Callable[[], Any], images: int, steps: int, device: torch.device) -> float:
-    """Of `steps` calls that train on `images` images each, after a warm-up."""
-    for _ in range(WARM_UP):
+def images_per_second(step: Callable[[], Any], images: int, steps: int, device: torch.device,
+                      warm_up: int = WARM_UP) -> float:
+    """Of `steps` calls that train on `images` images each, after `warm_up` others."""
+    for _ in range(warm_up):
         step()
     synchronize(device)
     start = time.perf_counter()
@@ -234,13 +235,13 @@ def step_all(runs: List[Run]) -> None:
             run.train_step()
 
 
-def rate_in_process(model: str, seed: int, data: str, folder: Path, device: str, steps: int) -> float:
+def rate_in_process(model: str, seed: int, data: str, folder: Path, device: str, steps: int, warm_up: int) -> float:
     """Images/s of one of several processes that train on a device at once, each as long as the others."""
     sets = [load_image_set(data, split) for split in ('train', 'test')]
     runs = open_runs(model, [seed], sets, folder, torch.device(device))
-    images_per_second(lambda: step_all(runs), BATCH, 0, runs[0].device)
+    images_per_second(lambda: step_all(runs), BATCH, 0, runs[0].device, warm_up)
     BARRIER.wait()
-    return images_per_second(lambda: step_all(runs), BATCH, steps, runs[0].device)
+    return images_per_second(lambda: step_all(runs), BATCH, steps, runs[0].device, warm_up)
 
 
 def share_barrier(barrier: Any) -> None:
@@ -257,6 +258,7 @@ def measure_steps(
         device: str = typer.Option('cuda' if torch.cuda.is_available() else 'cpu', help='Where to train.'),
         together: int = typer.Option(5, help='Runs at once.'),
         steps: int = typer.Option(200, help='Steps of a measurement.'),
+        warm_up: int = typer.Option(WARM_UP, help='Steps before each.'),
         rounds: int = typer.Option(3, help='Measurements of each.'),
         compile_model: bool = typer.Option(False, '--compile', help='Measure the compiled network too.'),
 ) -> None:
@@ -285,7 +287,7 @@ def measure_steps(
 
         def ours(count: int = 1, **options: bool) -> float:
             runs = open_runs(model, range(count), sets, folder, where, **options)
-            rate = images_per_second(lambda: step_all(runs), count * BATCH, steps, where)
+            rate = images_per_second(lambda: step_all(runs), count * BATCH, steps, where, warm_up)
             evaluation.append(seconds_of_evaluation(runs[0]))
             for run in runs:
                 run.close()
@@ -297,12 +299,12 @@ def measure_steps(
             batch = run.train_batches.train(plan, run.places)
             loop = plain_loop(run.model, iter(lambda: batch, None), run.recipe, run.total, amp)
             run.close()
-            return images_per_second(lambda: next(loop), BATCH, steps, where)
+            return images_per_second(lambda: next(loop), BATCH, steps, where, warm_up)
 
         def processes(count: int) -> float:
             spawn = multiprocessing.get_context('spawn')
             with ProcessPoolExecutor(count, spawn, share_barrier, [spawn.Barrier(count, timeout=600)]) as pool:
-                rates = [pool.submit(rate_in_process, model, seed, data, folder, device, steps)
+                rates = [pool.submit(rate_in_process, model, seed, data, folder, device, steps, warm_up)
                          for seed in range(count)]
                 return sum(rate.result() for rate in rates)
 
