@@ -78,6 +78,15 @@ def test_what_follows_a_convolution_is_added_in_one_pass(dtype, tolerance, bias,
     torch.testing.assert_close(y.double(), expected.relu() if relu else expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize('dtype, tolerance', TYPES, ids=lambda value: str(value))
+def test_what_the_next_unit_reads_is_made_in_the_same_pass(dtype, tolerance):
+    (y, plus), (scale, shift) = maps(dtype, (3, 24, 5, 7), 2), vectors(24, 2)
+    expected = (y.float() + plus.float()).to(dtype)
+    a = triton.finish_for_next(y, None, plus, scale, shift)
+    torch.testing.assert_close(y, expected, rtol=tolerance, atol=0)
+    assert torch.equal(a, triton.scale_shift_relu(y, scale, shift))
+
+
 def test_sums_do_not_depend_on_the_run():
     x, = maps(torch.bfloat16, (16, 32, 32, 32))
     found = [triton.statistics(x, [torch.zeros(32), torch.ones(32)], 0.1, 1e-5) for _ in range(2)]
@@ -110,10 +119,17 @@ def test_a_step_that_recomputes_is_that_of_the_plain_net(name, sample, monkeypat
 @pytest.mark.parametrize('name', ['preact_resnet20', 'preact_resnet164', 'preact_resnet110_orig'])
 def test_an_optimised_net_is_the_plain_net(name, dtype, monkeypatch):
     monkeypatch.setattr('timm_preact.kernels.onednn.takes', lambda x: False)
-    model, x = create(name, torch.float32, layers=(1, 1, 1)).eval(), torch.randn(2, 3, 16, 16)
+    joined, original = [], triton.finish_for_next
+    monkeypatch.setattr(triton, 'finish_for_next', lambda *args: joined.append(1) or original(*args))
+    model, x = create(name, torch.float32, layers=(3, 1, 1)).eval(), torch.randn(2, 3, 16, 16)
+    fast, taps = optimize(model, dtype=dtype), []
     with torch.inference_mode():
-        fast = optimize(model, dtype=dtype)(x.to(dtype)).float()
-        assert_close(fast, model(x), 1e-4 if dtype == torch.float32 else 0.05)
+        actual = fast(x.to(dtype))
+        assert_close(actual.float(), model(x), 1e-4 if dtype == torch.float32 else 0.05)
+        assert len(joined) == (0 if name.endswith('orig') else 2)
+        fast.stages[0].blocks[1].register_forward_hook(lambda module, args, output: taps.append(output))
+        assert torch.equal(fast(x.to(dtype)), actual) and len(taps) == 1
+        assert len(joined) == (0 if name.endswith('orig') else 2)
 
 
 def test_what_does_not_compile_falls_back_with_one_warning(monkeypatch):

@@ -1,5 +1,7 @@
 """Every path of the package on a GPU, in under a minute: pytest -m gpu tests/test_gpu.py"""
+import copy
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from PIL import Image
 from runs import ends
 from typer.testing import CliRunner
 
-from timm_preact import benchmark, propagation
+from timm_preact import benchmark, kernels, propagation
 from timm_preact.cli import app
 from timm_preact.evaluation import Images, eval_transform, evaluate
 from timm_preact.inference import optimize
@@ -113,6 +115,110 @@ def test_an_optimised_net_as_a_cuda_graph_computes_the_same(sample):
         logits.zero_()
         graph.replay()
         assert torch.equal(logits, expected)
+
+
+def fused(dtype):
+    """An optimised net that captures itself, and a way to see whether it did."""
+    model = optimize(net('preact_resnet50', torch.float32).eval(), dtype=dtype, cuda_graph=True)
+    return model, model._compiled_call_impl.recordings
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_an_optimised_net_captures_itself(dtype, sample):
+    x, _ = images(sample, 'preact_resnet50', dtype)
+    model, recordings = fused(dtype)
+    other = torch.randn_like(x)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            expected, of_other = model._call_impl(x), model._call_impl(other)
+            first, second = model(x), model(other)
+            assert torch.equal(first, expected) and torch.equal(second, of_other)
+            assert torch.equal(model(x[:3]), model._call_impl(x[:3]))
+            assert len(recordings) == 2
+            assert torch.equal(model.forward_features(x), copy.deepcopy(model).forward_features(x))
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.no_grad(), torch.cuda.stream(stream):
+        assert torch.equal(model(x), expected)
+    assert len(recordings) == 2
+
+
+def test_a_captured_net_follows_its_weights(sample):
+    x, _ = images(sample, 'preact_resnet50', torch.float32)
+    model, recordings = fused(torch.float32)
+    with torch.no_grad():
+        before = model(x)
+        assert len(recordings) == 1 and torch.equal(pickle.loads(pickle.dumps(model))(x), before)
+        for p in model.parameters():
+            p.mul_(0.9)
+        assert torch.equal(model(x), model._call_impl(x)) and not torch.equal(model(x), before)
+        model.load_state_dict({key: value * 0.5 for key, value in model.state_dict().items()}, assign=True)
+        assert torch.equal(model(x), model._call_impl(x))
+        assert torch.equal(model.bfloat16()(x.bfloat16()), model._call_impl(x.bfloat16()))
+        seen = []
+        handle = model.stages[0].blocks[0].register_forward_hook(lambda *args: seen.append(args))
+        model(x.bfloat16())
+        assert len(seen) == 1
+        handle.remove()
+        model.reset_classifier(7)
+        assert model.to(GPU, torch.bfloat16)(x.bfloat16()).shape == (len(x), 7)
+    gradient, = torch.autograd.grad(model(x.bfloat16().requires_grad_()).sum(), model.head.fc.weight)
+    assert gradient.shape[0] == 7
+
+
+def test_a_net_captures_eight_shapes_and_runs_the_others(sample):
+    x, _ = images(sample, 'preact_resnet50', torch.bfloat16)
+    model, recordings = fused(torch.bfloat16)
+    with torch.inference_mode():
+        for size in range(1, 9):
+            model(x[:size])
+        with pytest.warns(RuntimeWarning, match='8 shapes of images have a CUDA graph each'):
+            assert torch.equal(model(x[:9]), model._call_impl(x[:9]))
+        assert len(recordings) == 8 and torch.equal(model(x[:2]), model._call_impl(x[:2]))
+        with torch.autocast('cuda', torch.float16):
+            assert torch.equal(model(x[:2]), model._call_impl(x[:2]))
+
+
+def test_features_are_captured_too(sample):
+    x, _ = images(sample, 'preact_resnet50', torch.bfloat16)
+    model = optimize(net('preact_resnet50', torch.float32, features_only=True).eval(), dtype=torch.bfloat16,
+                     cuda_graph=True)
+    with torch.no_grad():
+        for actual, expected in zip(model(x), model._call_impl(x), strict=True):
+            assert torch.equal(actual, expected)
+    assert len(model._compiled_call_impl.recordings) == 1
+
+
+@pytest.mark.parametrize('kernel, stride, plus', [(1, 1, False), (3, 1, False), (3, 2, False), (1, 1, True)])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_cudnn_takes_in_what_follows_a_convolution(dtype, kernel, stride, plus, monkeypatch):
+    """For these shapes of half the precision it has a kernel, in memory that held NaN too."""
+    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', True)  # or it keeps off tensor cores in every type
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(64, 128, kernel, stride, kernel // 2, device=GPU, dtype=dtype)
+    conv = conv.to(memory_format=torch.channels_last).requires_grad_(False)
+    x = torch.randn(16, 64, 56, 56, device=GPU, dtype=dtype).to(memory_format=torch.channels_last)
+    geometry = kernels.Geometry.of(conv)
+    other = torch.randn_like(conv(x)) if plus else None
+    exact = torch.nn.functional.conv2d(x.double(), conv.weight.double(), conv.bias.double(), stride, kernel // 2)
+    exact = (exact + other.double() if plus else exact).relu()
+    assert kernels.cudnn.takes(x, conv.weight, conv.bias, geometry, True)
+    for _ in range(2):
+        actual = kernels.cudnn.convolve(x, conv.weight, conv.bias, geometry, other)
+        if actual is None and dtype == torch.float32:
+            actual = kernels.convolve(x, conv.weight, conv.bias, geometry, other, relu=True)
+        assert actual.is_contiguous(memory_format=torch.channels_last)
+        assert_close(actual.double(), exact, 1e-2 if dtype == torch.bfloat16 else 2e-3)
+    assert torch.equal(kernels.convolve(x, conv.weight, conv.bias, geometry, other, relu=True), actual)
+
+
+def test_what_is_not_a_number_stays_so_through_cudnn():
+    conv = torch.nn.Conv2d(64, 64, 1, device=GPU, dtype=torch.bfloat16).requires_grad_(False)
+    x = torch.randn(16, 64, 28, 28, device=GPU, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+    for _ in range(2):
+        y = kernels.convolve(x, conv.weight, conv.bias, kernels.Geometry.of(conv), relu=True)
+        x[0, 0, 5, 6] = float('nan')
+    assert y[0, :, 5, 6].isnan().all() and y.isnan().sum() == 64
 
 
 @pytest.mark.parametrize('model', ['preact_resnet20', 'preact_resnet110_orig_dropout_shortcut'])

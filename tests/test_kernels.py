@@ -68,7 +68,8 @@ def signatures():
             dict(grad=half, x=half, mean=single, scale=single, shift=single, factors=single, grad_x=half, rows='i32',
                  C='i32'), tiles, 8),
         ours.finish_convolution_kernel: (
-            dict(y=half, bias=half, plus=half, rows='i32', C='i32'), dict(tiles, BIAS=True, PLUS=True, RELU=True), 8),
+            dict(y=half, bias=half, plus=half, scale=single, shift=single, a=half, rows='i32', C='i32'),
+            dict(tiles, BIAS=True, PLUS=True, RELU=True, NEXT=True), 8),
     }
 
 

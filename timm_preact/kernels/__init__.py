@@ -1,15 +1,15 @@
 """A unit's layers in fewer passes over memory, where the machine has a kernel for it.
 
-One file a machine: `onednn` on a CPU, `triton` on a GPU, and `plain`, which says in PyTorch's operators what the others
-compute and runs anywhere. Which one runs is chosen here, by the tensor: nobody who calls knows a machine. Where a graph
-is recorded (autograd, TorchScript, a compiler, export) that is always `plain`.
+One file a machine: `onednn` on a CPU, `cudnn` and `triton` on a GPU, and `plain`, which says in PyTorch's operators
+what the others compute and runs anywhere. Which one runs is chosen here, by the tensor: nobody who calls knows a
+machine. Where a graph is recorded (autograd, TorchScript, a compiler, export) that is always `plain`.
 """
 import warnings
 from typing import Any, Callable, Optional, Tuple
 
 import torch
 
-from . import onednn, plain
+from . import cudnn, onednn, plain
 from .onednn import pack_weight
 from .plain import EPS, HALF_PRECISION, VARIANCE, Geometry, normalise
 
@@ -19,8 +19,8 @@ except ImportError:  # PyTorch brings Triton along on Linux alone
     triton = None
 
 __all__ = [
-    'EPS', 'HALF_PRECISION', 'VARIANCE', 'Geometry', 'convolve', 'fuses', 'images_at_once', 'normalise',
-    'norm_backward', 'pack_weight', 'relu_backward', 'scale_shift_relu', 'statistics',
+    'EPS', 'HALF_PRECISION', 'VARIANCE', 'Geometry', 'convolve', 'convolve_for_next', 'fuses', 'images_at_once',
+    'joins', 'normalise', 'norm_backward', 'pack_weight', 'relu_backward', 'scale_shift_relu', 'statistics',
 ]
 
 
@@ -38,6 +38,11 @@ def fuses(x: torch.Tensor) -> bool:
 def on_gpu(x: torch.Tensor) -> bool:
     """Whether Triton's kernels run on x."""
     return triton is not None and triton.works and not is_recorded(x) and triton.takes(x)
+
+
+def joins(x: torch.Tensor) -> bool:
+    """Whether `convolve_for_next` saves a pass over memory."""
+    return on_gpu(x)
 
 
 def attempt(kernel: Callable, *args: Any) -> Any:
@@ -76,11 +81,40 @@ def convolve(
     """
     if fuses(x):
         return onednn.convolve(x, weight, bias, geometry, plus, relu, overwrite)
+    if not is_recorded(x) and cudnn.takes(x, weight, bias, geometry, relu):
+        y = cudnn.convolve(x, weight, bias, geometry, plus)
+        if y is not None:
+            return y
     if on_gpu(x) and (bias is not None or plus is not None or relu):
         y = plain.convolve(x, weight, None, geometry)
         if triton.takes(y) and attempt(triton.finish_convolution, y, bias, plus, relu) is not None:
             return y
     return plain.convolve(x, weight, bias, geometry, plus, relu)
+
+
+def convolve_for_next(
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: Optional[torch.Tensor],
+        geometry: Geometry,
+        plus: torch.Tensor,
+        scale: torch.Tensor,
+        shift: torch.Tensor,
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    """y = conv(x) + plus, and ReLU(scale * y + shift): what a unit leaves, and what the next one reads of it first.
+
+    Args:
+        x, weight, bias, geometry, plus: Of `convolve`.
+        scale, shift: Of `scale_shift_relu`, for y.
+    """
+    if on_gpu(x):
+        y = plain.convolve(x, weight, None, geometry)
+        if triton.takes(y):
+            a = attempt(triton.finish_for_next, y, bias, plus, scale, shift)
+            if a is not None:
+                return y, a
+    y = convolve(x, weight, bias, geometry, plus)
+    return y, scale_shift_relu(y, scale, shift)
 
 
 def scale_shift_relu(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:

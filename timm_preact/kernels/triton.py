@@ -14,7 +14,10 @@ import triton.language as tl
 
 from .plain import HALF_PRECISION
 
-__all__ = ['Launch', 'finish_convolution', 'launch_of', 'norm_backward', 'scale_shift_relu', 'statistics', 'takes']
+__all__ = [
+    'Launch', 'finish_convolution', 'finish_for_next', 'launch_of', 'norm_backward', 'scale_shift_relu', 'statistics',
+    'takes',
+]
 
 PROGRAMS = 512  # that a GPU has work for
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'  # Triton's own switch: kernels run on a CPU, for tests
@@ -226,8 +229,10 @@ def norm_backward(
 
 
 @triton.jit
-def finish_convolution_kernel(y, bias, plus, rows, C, BIAS: tl.constexpr, PLUS: tl.constexpr, RELU: tl.constexpr,
-                              BR: tl.constexpr, BC: tl.constexpr):
+def finish_convolution_kernel(y, bias, plus, scale, shift, a, rows, C, BIAS: tl.constexpr, PLUS: tl.constexpr,
+                              RELU: tl.constexpr, NEXT: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr):
+    """y becomes y + bias + plus, rectified or not; with NEXT, a becomes ReLU(scale * y + shift) of the y that is
+    written."""
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     ok = c < C
     r = tl.program_id(0) * BR + tl.arange(0, BR)
@@ -240,7 +245,23 @@ def finish_convolution_kernel(y, bias, plus, rows, C, BIAS: tl.constexpr, PLUS: 
         z += tl.load(plus + o, mask=inside).to(tl.float32)
     if RELU:
         z = tl.where(z <= 0.0, 0.0, z)
-    tl.store(y + o, z.to(y.dtype.element_ty), mask=inside)
+    written = z.to(y.dtype.element_ty)
+    tl.store(y + o, written, mask=inside)
+    if NEXT:
+        z = written.to(tl.float32) * tl.load(scale + c, mask=ok).to(tl.float32)[None, :]
+        z += tl.load(shift + c, mask=ok).to(tl.float32)[None, :]
+        tl.store(a + o, tl.where(z <= 0.0, 0.0, z).to(a.dtype.element_ty), mask=inside)
+
+
+def finish(y, bias, plus, scale, shift, a, relu: bool) -> None:
+    """Launch `finish_convolution_kernel`; what it shall leave out is None."""
+    if plus is not None:
+        plus = plus.contiguous(memory_format=torch.channels_last)
+    cut = launch_of(y)
+    finish_convolution_kernel[triton.cdiv(cut.rows, cut.block_rows), cut.col_blocks](
+        y, y if bias is None else bias, y if plus is None else plus, y if a is None else scale,
+        y if a is None else shift, y if a is None else a, cut.rows, y.shape[1], BIAS=bias is not None,
+        PLUS=plus is not None, RELU=relu, NEXT=a is not None, BR=cut.block_rows, BC=cut.block_cols, num_warps=8)
 
 
 def finish_convolution(
@@ -250,10 +271,18 @@ def finish_convolution(
         relu: bool = False,
 ) -> torch.Tensor:
     """y + bias + plus, rectified if `relu`, in the place of y."""
-    if plus is not None:
-        plus = plus.contiguous(memory_format=torch.channels_last)
-    cut = launch_of(y)
-    finish_convolution_kernel[triton.cdiv(cut.rows, cut.block_rows), cut.col_blocks](
-        y, y if bias is None else bias, y if plus is None else plus, cut.rows, y.shape[1], BIAS=bias is not None,
-        PLUS=plus is not None, RELU=relu, BR=cut.block_rows, BC=cut.block_cols, num_warps=8)
+    finish(y, bias, plus, None, None, None, relu)
     return y
+
+
+def finish_for_next(
+        y: torch.Tensor,
+        bias: Optional[torch.Tensor],
+        plus: torch.Tensor,
+        scale: torch.Tensor,
+        shift: torch.Tensor,
+) -> torch.Tensor:
+    """y + bias + plus in the place of y; returned is ReLU(scale * y + shift) of that."""
+    a = torch.empty_like(y)
+    finish(y, bias, plus, scale, shift, a, False)
+    return a
