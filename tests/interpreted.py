@@ -29,11 +29,19 @@ SHAPES = [(3, 24, 5, 7), (1, 1, 3, 3), (2, 200, 4, 4), (9, 64, 16, 16), (2, 8, 1
 def test_statistics_and_running_ones_are_pytorchs(dtype, tolerance, shape):
     x, = maps(dtype, shape)
     x = x + torch.arange(shape[1]).view(-1, 1, 1).to(dtype) * 10  # far from zero
-    runnings = [[torch.zeros(shape[1]), torch.ones(shape[1])] for _ in range(2)]
-    actual = triton.statistics(x, runnings[0], 0.1, 1e-5)
-    expected = plain.statistics(x.double(), [r.double() for r in runnings[1]], 0.1, 1e-5)
-    for a, e in zip(actual, expected, strict=True):
-        torch.testing.assert_close(a.double(), e, rtol=1e-4, atol=1e-5)
+    runnings = [[torch.zeros(shape[1]), torch.ones(shape[1]), torch.tensor(3)] for _ in range(2)]
+    weight, bias = vectors(shape[1], 2)
+    a, actual = triton.norm_relu(x, weight, bias, runnings[0], 0.1, 1e-5)
+    expected = plain.norm_statistics(
+        x.double(), weight.double(), bias.double(), [r.double() for r in runnings[1]], 0.1, 1e-5)
+    rounding = {torch.float32: 1e-4, torch.bfloat16: 1e-2, torch.float16: 2e-3}[dtype]  # of a scale of this type
+    torch.testing.assert_close(actual[:2].double(), expected[:2], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(actual[2].double(), expected[2], rtol=rounding, atol=1e-5)
+    assert torch.equal(actual[2], actual[2].to(dtype).float()) and runnings[0][2] == 4
+    torch.testing.assert_close(actual[3].double(), bias.double() - actual[0].double() * actual[2].double(), rtol=1e-5,
+                               atol=1e-4)
+    assert torch.equal(a, triton.scale_shift_relu(x, actual[2], actual[3]))
+    assert torch.equal(triton.apply_norm(x, actual), a)
     mean = x.double().mean((0, 2, 3))
     var = x.double().var((0, 2, 3))
     torch.testing.assert_close(runnings[0][0].double(), 0.1 * mean, rtol=1e-5, atol=1e-6)
@@ -55,10 +63,9 @@ def test_scale_shift_relu_is_pytorchs_and_leaves_nan_alone(dtype, tolerance, sha
 @pytest.mark.parametrize('dtype, tolerance', TYPES, ids=lambda value: str(value))
 def test_the_backward_of_norm_and_relu_is_autograds(dtype, tolerance, shape):
     (x, grad), (weight, bias) = maps(dtype, shape, 2), vectors(shape[1], 2)
-    running = [torch.zeros(shape[1]), torch.ones(shape[1])]
-    mean, invstd = triton.statistics(x, running, 0.1, 1e-5)
-    scale, shift = kernels.normalise(mean, invstd, weight, bias, torch.float32)
-    actual = triton.norm_backward(grad, x, weight, mean, invstd, scale, shift)
+    running = [torch.zeros(shape[1]), torch.ones(shape[1]), None]
+    _, stats = triton.norm_relu(x.float(), weight, bias, running, 0.1, 1e-5)
+    actual = triton.norm_backward(grad, x, weight, stats)
     leaves = [t.double().requires_grad_() for t in (x, weight, bias)]
     a = torch.nn.functional.batch_norm(leaves[0], None, None, leaves[1], leaves[2], True).relu()
     expected = torch.autograd.grad((a * grad.double()).sum(), leaves)
@@ -88,8 +95,8 @@ def test_what_the_next_unit_reads_is_made_in_the_same_pass(dtype, tolerance):
 
 
 def test_sums_do_not_depend_on_the_run():
-    x, = maps(torch.bfloat16, (16, 32, 32, 32))
-    found = [triton.statistics(x, [torch.zeros(32), torch.ones(32)], 0.1, 1e-5) for _ in range(2)]
+    (x,), (weight, bias) = maps(torch.bfloat16, (2, 32, 32, 32)), vectors(32, 2)
+    found = [triton.norm_relu(x, weight, bias, [torch.zeros(32), torch.ones(32), None], 0.1, 1e-5) for _ in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
     assert triton.launch_of(x).programs > 1
 
@@ -99,7 +106,7 @@ def test_a_step_that_recomputes_is_that_of_the_plain_net(name, sample, monkeypat
     """Every placement and merge in float32, on Triton's kernels."""
     monkeypatch.setattr('timm_preact.kernels.onednn.takes', lambda x: False)
     used = []
-    for kernel in ('statistics', 'scale_shift_relu', 'norm_backward'):
+    for kernel in ('norm_relu', 'apply_norm', 'norm_backward'):
         original = getattr(triton, kernel)
         monkeypatch.setattr(triton, kernel, lambda *args, k=kernel, f=original: used.append(k) or f(*args))
     x = torch.from_numpy(sample.images[::62, ::4, ::4]).permute(0, 3, 1, 2).float() / 128 - 1
@@ -112,7 +119,7 @@ def test_a_step_that_recomputes_is_that_of_the_plain_net(name, sample, monkeypat
     assert (flat - flat_theirs).norm() < 1e-3 * flat_theirs.norm()
     for key, buffer in kept.items():
         torch.testing.assert_close(buffers[key], buffer, rtol=1e-4, atol=1e-4)
-    assert '1layer_orig' in name or set(used) == {'statistics', 'scale_shift_relu', 'norm_backward'}
+    assert '1layer_orig' in name or set(used) == {'norm_relu', 'apply_norm', 'norm_backward'}
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])

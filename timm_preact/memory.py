@@ -17,16 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from .kernels import (
-    Geometry,
-    convolve,
-    images_at_once,
-    norm_backward,
-    normalise,
-    relu_backward,
-    scale_shift_relu,
-    statistics,
-)
+from .kernels import Geometry, apply_norm, convolve, images_at_once, norm_backward, norm_relu, relu_backward
 
 __all__ = [
     'bytes_kept', 'can_make_again', 'checkpoint_units', 'frozen_statistics', 'has_watched_parts', 'is_watched',
@@ -64,49 +55,81 @@ class NormActConvs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, plus, running, momentum, eps, geometries, *parameters):
-        mean, invstd = statistics(x, running, momentum, eps)
-        scale, shift = normalise(mean, invstd, weight, bias, x.dtype)
-        a = scale_shift_relu(x, scale, shift)
+        a, stats = norm_relu(x, weight, bias, running, momentum, eps)
         if torch.is_autocast_enabled(x.device.type):
             precision = torch.get_autocast_dtype(x.device.type)
             parameters = [None if p is None else p.to(precision) for p in parameters]
         ctx.geometries = geometries
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, weight, mean, invstd, scale, shift, *parameters)
+        ctx.save_for_backward(x, weight, stats, *parameters)
         outputs = []
         for kernel, offset, geometry in zip(parameters[::2], parameters[1::2], geometries, strict=True):
-            outputs.append(convolve(a.to(kernel.dtype), kernel, offset, geometry, None if outputs else plus))
+            outputs.append(convolve(cast(a, kernel.dtype), kernel, offset, geometry, None if outputs else plus))
         return a, *outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_a, *grads):
-        x, weight, mean, invstd, scale, shift, *parameters = ctx.saved_tensors
+        x, weight, stats, *parameters = ctx.saved_tensors
         if grad_a is None and all(grad is None for grad in grads):
             return (None,) * len(ctx.needs_input_grad)
-        grad_norm = torch.empty_like(x)  # with respect to what the norm made, before its ReLU
         grad_parameters: List[Optional[torch.Tensor]] = [None] * len(parameters)
-        for start in range(0, len(x), images_at_once(x)):
-            part = slice(start, start + images_at_once(x))
-            a = scale_shift_relu(x[part], scale, shift)
-            total = None if grad_a is None else grad_a[part]
-            for i, (grad, (padding, stride, dilation, groups)) in enumerate(zip(grads, ctx.geometries, strict=True)):
-                if grad is None:
-                    continue
-                kernel, offset = parameters[2 * i:2 * i + 2]
-                of_a, *of_parameters = torch.ops.aten.convolution_backward(
-                    grad[part], a.to(kernel.dtype), kernel, None if offset is None else offset.shape, stride, padding,
-                    dilation, False, (0, 0), groups, (True, ctx.needs_input_grad[8 + 2 * i], offset is not None))
-                of_a = of_a.to(a.dtype)
-                total = of_a if total is None else of_a.add_(total)
-                for j, of_parameter in enumerate(of_parameters, 2 * i):
-                    grad_parameters[j] = (
-                        of_parameter if grad_parameters[j] is None else grad_parameters[j].add_(of_parameter))
-            masked = relu_backward(total, a, grad_norm[part])
-        whole = grad_norm if len(masked) < len(x) else masked
-        grad_x, grad_weight, grad_bias = norm_backward(whole, x, weight, mean, invstd, scale, shift)
+        at_once = images_at_once(x)
+        if at_once >= len(x):
+            grad_norm = backward_of_convs(ctx, x, stats, parameters, grad_a, grads, grad_parameters)
+        else:
+            grad_norm = torch.empty_like(x)
+            for start in range(0, len(x), at_once):
+                part = slice(start, start + at_once)
+                backward_of_convs(
+                    ctx, x[part], stats, parameters, None if grad_a is None else grad_a[part],
+                    [None if grad is None else grad[part] for grad in grads], grad_parameters, grad_norm[part])
+        grad_x, grad_weight, grad_bias = norm_backward(grad_norm, x, weight, stats)
         grad_plus = grads[0] if ctx.needs_input_grad[3] else None
         return grad_x, grad_weight, grad_bias, grad_plus, None, None, None, None, *grad_parameters
+
+
+def cast(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """x.to(dtype), without asking where it is that already."""
+    return x if x.dtype == dtype else x.to(dtype)
+
+
+def backward_of_convs(
+        ctx,
+        x: torch.Tensor,
+        stats: torch.Tensor,
+        parameters: Sequence[Optional[torch.Tensor]],
+        grad_a: Optional[torch.Tensor],
+        grads: Sequence[Optional[torch.Tensor]],
+        grad_parameters: List[Optional[torch.Tensor]],
+        out: Optional[torch.Tensor] = None,
+) -> torch.Tensor:
+    """The gradient with respect to what the norm made of some images, before its ReLU.
+
+    Args:
+        ctx: Of `NormActConvs`.
+        x: What the norm read, (n, C, H, W).
+        stats: Of `norm_relu`.
+        parameters: Weight and bias of each convolution.
+        grad_a: With respect to the activated tensor, or None.
+        grads: With respect to what each convolution made, or None.
+        grad_parameters: To which what these images give is added.
+        out: May be filled with the result.
+    """
+    a, total = apply_norm(x, stats), grad_a
+    for i, (grad, (padding, stride, dilation, groups)) in enumerate(zip(grads, ctx.geometries, strict=True)):
+        if grad is None:
+            continue
+        kernel, offset = parameters[2 * i:2 * i + 2]
+        of_a, *of_parameters = torch.ops.aten.convolution_backward(
+            grad, cast(a, kernel.dtype), kernel, None if offset is None else offset.shape, stride, padding, dilation,
+            False, (0, 0), groups, (True, ctx.needs_input_grad[8 + 2 * i], offset is not None))
+        of_a = cast(of_a, a.dtype)
+        total = of_a if total is None else of_a.add_(total)
+        for j, of_parameter in enumerate(of_parameters, 2 * i):
+            grad_parameters[j] = (
+                of_parameter if grad_parameters[j] is None else grad_parameters[j].add_(of_parameter))
+    return relu_backward(total, a, out)
 
 
 def norm_act_convs(
@@ -128,9 +151,7 @@ def norm_act_convs(
     """
     if x.numel() == x.shape[1]:
         raise ValueError(f'Expected more than 1 value per channel when training, got input size {x.shape}')
-    if norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
-    running = (norm.running_mean, norm.running_var)
+    running = (norm.running_mean, norm.running_var, norm.num_batches_tracked)
     parameters = [p for conv in convs for p in (conv.weight, conv.bias)]
     geometries = [Geometry.of(conv) for conv in convs]
     return NormActConvs.apply(

@@ -19,8 +19,9 @@ except ImportError:  # PyTorch brings Triton along on Linux alone
     triton = None
 
 __all__ = [
-    'EPS', 'HALF_PRECISION', 'VARIANCE', 'Geometry', 'convolve', 'convolve_for_next', 'fuses', 'images_at_once',
-    'joins', 'normalise', 'norm_backward', 'pack_weight', 'relu_backward', 'scale_shift_relu', 'statistics',
+    'EPS', 'HALF_PRECISION', 'VARIANCE', 'Geometry', 'apply_norm', 'convolve', 'convolve_for_next', 'fuses',
+    'images_at_once', 'joins', 'normalise', 'norm_backward', 'norm_relu', 'pack_weight', 'relu_backward',
+    'scale_shift_relu',
 ]
 
 
@@ -81,7 +82,7 @@ def convolve(
     """
     if fuses(x):
         return onednn.convolve(x, weight, bias, geometry, plus, relu, overwrite)
-    if not is_recorded(x) and cudnn.takes(x, weight, bias, geometry, relu):
+    if relu and not is_recorded(x) and cudnn.takes(x, weight, bias, geometry, relu):
         y = cudnn.convolve(x, weight, bias, geometry, plus)
         if y is not None:
             return y
@@ -133,39 +134,63 @@ def scale_shift_relu(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) 
     return plain.scale_shift_relu(x, scale, shift) if y is None else y
 
 
-def statistics(
+def norm_relu(
         x: torch.Tensor,
-        running: Tuple[torch.Tensor, torch.Tensor],
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        running: Tuple[torch.Tensor, torch.Tensor, Optional[torch.Tensor]],
         momentum: float,
         eps: float,
 ) -> Tuple[torch.Tensor, torch.Tensor]:
-    """A BatchNorm's mean and 1 / deviation of each channel of x, (C,) in float32 at least; running statistics move.
+    """ReLU(BatchNorm(x)) of a BatchNorm in training, whose running statistics move.
 
     Args:
         x: (N, C, H, W).
-        running: Mean and variance, (C,), changed in place by `momentum`.
+        weight: (C,).
+        bias: (C,).
+        running: Mean and variance, (C,), changed in place by `momentum`, and the number of batches so far, or None.
         momentum: Share of the new statistics.
         eps: Added to the variance.
+
+    Returns:
+        (N, C, H, W), and what backward wants of it, (4, C) in float32 at least: mean, 1 / deviation, and the scale and
+        the shift that make of x what stands before the ReLU.
     """
-    found = attempt(triton.statistics, x, running, momentum, eps) if on_gpu(x) else None
-    return plain.statistics(x, running, momentum, eps) if found is None else found
+    made = attempt(triton.norm_relu, x, weight, bias, running, momentum, eps) if on_gpu(x) else None
+    if made is not None:
+        return made
+    stats = plain.norm_statistics(x, weight, bias, running, momentum, eps)
+    return apply_norm(x, stats), stats
+
+
+def apply_norm(x: torch.Tensor, stats: torch.Tensor) -> torch.Tensor:
+    """What `norm_relu` made of x, again.
+
+    Args:
+        x: (N, C, H, W), or some of its images.
+        stats: Of `norm_relu`.
+    """
+    y = attempt(triton.apply_norm, x, stats) if on_gpu(x) else None
+    return scale_shift_relu(x, stats[2], stats[3]) if y is None else y
 
 
 def images_at_once(x: torch.Tensor) -> int:
     """How many images backward should work on at once."""
-    return onednn.images_at_once(x) if x.device.type == 'cpu' else len(x)
+    return onednn.images_at_once(x) if x.device.type == 'cpu' and not on_gpu(x) else len(x)
 
 
-def relu_backward(grad: torch.Tensor, a: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+def relu_backward(grad: torch.Tensor, a: torch.Tensor, out: Optional[torch.Tensor] = None) -> torch.Tensor:
     """`grad` where a ReLU's output a is above 0; where `norm_backward` looks after that itself, `grad` as it is.
 
     Args:
         grad: With respect to a.
         a: (N, C, H, W).
-        out: May be filled.
+        out: To be filled, or None.
     """
     if on_gpu(a):
         return grad
+    if out is None:
+        return torch.ops.aten.threshold_backward(grad, a, 0)
     return torch.ops.aten.threshold_backward(grad, a, 0, grad_input=out)
 
 
@@ -173,10 +198,7 @@ def norm_backward(
         grad: torch.Tensor,
         x: torch.Tensor,
         weight: torch.Tensor,
-        mean: torch.Tensor,
-        invstd: torch.Tensor,
-        scale: torch.Tensor,
-        shift: torch.Tensor,
+        stats: torch.Tensor,
 ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The gradients of ReLU(BatchNorm(x)) with respect to x and to the norm's weight and bias.
 
@@ -184,15 +206,11 @@ def norm_backward(
         grad: What `relu_backward` returned, (N, C, H, W).
         x: What the norm read.
         weight: The norm's, (C,).
-        mean: Of `statistics`, (C,).
-        invstd: Of `statistics`, (C,).
-        scale: Of `normalise`, (C,): with `shift` what became of x before the ReLU.
-        shift: Of `normalise`, (C,).
+        stats: Of `norm_relu`.
     """
     if on_gpu(x):
-        gradients = attempt(triton.norm_backward, grad, x, weight, mean, invstd, scale, shift)
+        gradients = attempt(triton.norm_backward, grad, x, weight, stats)
         if gradients is not None:
             return gradients
-        a = plain.scale_shift_relu(x, scale, shift)
-        grad = torch.ops.aten.threshold_backward(grad, a, 0)
-    return plain.norm_backward(grad, x, weight, mean, invstd)
+        grad = torch.ops.aten.threshold_backward(grad, plain.scale_shift_relu(x, stats[2], stats[3]), 0)
+    return plain.norm_backward(grad, x, weight, stats)
