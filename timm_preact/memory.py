@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from .kernels import Geometry, apply_norm, convolve, images_at_once, norm_backward, norm_relu, relu_backward
+from .kernels import Geometry, convolve, norm_relu, norm_relu_backward
 
 __all__ = [
     'bytes_kept', 'can_make_again', 'checkpoint_units', 'frozen_statistics', 'has_watched_parts', 'is_watched',
@@ -74,17 +74,29 @@ class NormActConvs(torch.autograd.Function):
         if grad_a is None and all(grad is None for grad in grads):
             return (None,) * len(ctx.needs_input_grad)
         grad_parameters: List[Optional[torch.Tensor]] = [None] * len(parameters)
-        at_once = images_at_once(x)
-        if at_once >= len(x):
-            grad_norm = backward_of_convs(ctx, x, stats, parameters, grad_a, grads, grad_parameters)
-        else:
-            grad_norm = torch.empty_like(x)
-            for start in range(0, len(x), at_once):
-                part = slice(start, start + at_once)
-                backward_of_convs(
-                    ctx, x[part], stats, parameters, None if grad_a is None else grad_a[part],
-                    [None if grad is None else grad[part] for grad in grads], grad_parameters, grad_norm[part])
-        grad_x, grad_weight, grad_bias = norm_backward(grad_norm, x, weight, stats)
+
+        def backward_of_convs(a: torch.Tensor, part: slice) -> torch.Tensor:
+            """The gradient with respect to a; that of the parameters grows."""
+            def of_these(grad: Optional[torch.Tensor]) -> Optional[torch.Tensor]:
+                return grad if grad is None or len(a) == len(x) else grad[part]
+
+            total = of_these(grad_a)
+            for i, (grad, (padding, stride, dilation, groups)) in enumerate(zip(grads, ctx.geometries, strict=True)):
+                if grad is None:
+                    continue
+                kernel, offset = parameters[2 * i:2 * i + 2]
+                of_a, *of_parameters = torch.ops.aten.convolution_backward(
+                    of_these(grad), cast(a, kernel.dtype), kernel, None if offset is None else offset.shape, stride,
+                    padding, dilation, False, (0, 0), groups,
+                    (True, ctx.needs_input_grad[8 + 2 * i], offset is not None))
+                of_a = cast(of_a, a.dtype)
+                total = of_a if total is None else of_a.add_(total)
+                for j, of_parameter in enumerate(of_parameters, 2 * i):
+                    grad_parameters[j] = (
+                        of_parameter if grad_parameters[j] is None else grad_parameters[j].add_(of_parameter))
+            return total
+
+        grad_x, grad_weight, grad_bias = norm_relu_backward(x, weight, stats, backward_of_convs)
         grad_plus = grads[0] if ctx.needs_input_grad[3] else None
         return grad_x, grad_weight, grad_bias, grad_plus, None, None, None, None, *grad_parameters
 
@@ -92,44 +104,6 @@ class NormActConvs(torch.autograd.Function):
 def cast(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """x.to(dtype), without asking where it is that already."""
     return x if x.dtype == dtype else x.to(dtype)
-
-
-def backward_of_convs(
-        ctx,
-        x: torch.Tensor,
-        stats: torch.Tensor,
-        parameters: Sequence[Optional[torch.Tensor]],
-        grad_a: Optional[torch.Tensor],
-        grads: Sequence[Optional[torch.Tensor]],
-        grad_parameters: List[Optional[torch.Tensor]],
-        out: Optional[torch.Tensor] = None,
-) -> torch.Tensor:
-    """The gradient with respect to what the norm made of some images, before its ReLU.
-
-    Args:
-        ctx: Of `NormActConvs`.
-        x: What the norm read, (n, C, H, W).
-        stats: Of `norm_relu`.
-        parameters: Weight and bias of each convolution.
-        grad_a: With respect to the activated tensor, or None.
-        grads: With respect to what each convolution made, or None.
-        grad_parameters: To which what these images give is added.
-        out: May be filled with the result.
-    """
-    a, total = apply_norm(x, stats), grad_a
-    for i, (grad, (padding, stride, dilation, groups)) in enumerate(zip(grads, ctx.geometries, strict=True)):
-        if grad is None:
-            continue
-        kernel, offset = parameters[2 * i:2 * i + 2]
-        of_a, *of_parameters = torch.ops.aten.convolution_backward(
-            grad, cast(a, kernel.dtype), kernel, None if offset is None else offset.shape, stride, padding, dilation,
-            False, (0, 0), groups, (True, ctx.needs_input_grad[8 + 2 * i], offset is not None))
-        of_a = cast(of_a, a.dtype)
-        total = of_a if total is None else of_a.add_(total)
-        for j, of_parameter in enumerate(of_parameters, 2 * i):
-            grad_parameters[j] = (
-                of_parameter if grad_parameters[j] is None else grad_parameters[j].add_(of_parameter))
-    return relu_backward(total, a, out)
 
 
 def norm_act_convs(

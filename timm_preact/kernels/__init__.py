@@ -19,9 +19,8 @@ except ImportError:  # PyTorch brings Triton along on Linux alone
     triton = None
 
 __all__ = [
-    'EPS', 'HALF_PRECISION', 'VARIANCE', 'Geometry', 'apply_norm', 'convolve', 'convolve_for_next', 'fuses',
-    'images_at_once', 'joins', 'normalise', 'norm_backward', 'norm_relu', 'pack_weight', 'relu_backward',
-    'scale_shift_relu',
+    'EPS', 'HALF_PRECISION', 'VARIANCE', 'Geometry', 'convolve', 'convolve_for_next', 'fuses', 'joins', 'normalise',
+    'norm_relu', 'norm_relu_backward', 'pack_weight', 'scale_shift_relu',
 ]
 
 
@@ -160,57 +159,38 @@ def norm_relu(
     if made is not None:
         return made
     stats = plain.norm_statistics(x, weight, bias, running, momentum, eps)
-    return apply_norm(x, stats), stats
+    return scale_shift_relu(x, stats[2], stats[3]), stats
 
 
-def apply_norm(x: torch.Tensor, stats: torch.Tensor) -> torch.Tensor:
-    """What `norm_relu` made of x, again.
-
-    Args:
-        x: (N, C, H, W), or some of its images.
-        stats: Of `norm_relu`.
-    """
-    y = attempt(triton.apply_norm, x, stats) if on_gpu(x) else None
-    return scale_shift_relu(x, stats[2], stats[3]) if y is None else y
-
-
-def images_at_once(x: torch.Tensor) -> int:
-    """How many images backward should work on at once."""
-    return onednn.images_at_once(x) if x.device.type == 'cpu' and not on_gpu(x) else len(x)
-
-
-def relu_backward(grad: torch.Tensor, a: torch.Tensor, out: Optional[torch.Tensor] = None) -> torch.Tensor:
-    """`grad` where a ReLU's output a is above 0; where `norm_backward` looks after that itself, `grad` as it is.
-
-    Args:
-        grad: With respect to a.
-        a: (N, C, H, W).
-        out: To be filled, or None.
-    """
-    if on_gpu(a):
-        return grad
-    if out is None:
-        return torch.ops.aten.threshold_backward(grad, a, 0)
-    return torch.ops.aten.threshold_backward(grad, a, 0, grad_input=out)
-
-
-def norm_backward(
-        grad: torch.Tensor,
+def norm_relu_backward(
         x: torch.Tensor,
         weight: torch.Tensor,
         stats: torch.Tensor,
+        backward: Callable[[torch.Tensor, slice], torch.Tensor],
 ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The gradients of ReLU(BatchNorm(x)) with respect to x and to the norm's weight and bias.
+    """The gradients of `norm_relu` with respect to x, weight and bias.
 
     Args:
-        grad: What `relu_backward` returned, (N, C, H, W).
-        x: What the norm read.
+        x: What the norm read, (N, C, H, W).
         weight: The norm's, (C,).
         stats: Of `norm_relu`.
+        backward: Is given what `norm_relu` made of some images, made again, and which they are, and returns the
+            gradient with respect to it, of the same shape. It is called for all images at once or for a few at a time.
     """
     if on_gpu(x):
-        gradients = attempt(triton.norm_backward, grad, x, weight, stats)
-        if gradients is not None:
-            return gradients
-        grad = torch.ops.aten.threshold_backward(grad, plain.scale_shift_relu(x, stats[2], stats[3]), 0)
+        a = attempt(triton.apply_norm, x, stats)
+        if a is not None:
+            grad = backward(a, slice(0, len(x)))
+            del a
+            gradients = attempt(triton.norm_backward, grad, x, weight, stats)
+            if gradients is not None:
+                return gradients
+            grad = torch.ops.aten.threshold_backward(grad, plain.scale_shift_relu(x, stats[2], stats[3]), 0)
+            return plain.norm_backward(grad, x, weight, stats)
+    grad, at_once = torch.empty_like(x), onednn.images_at_once(x) if x.device.type == 'cpu' else len(x)
+    for start in range(0, len(x), at_once):
+        part = slice(start, start + at_once)
+        a = scale_shift_relu(x[part], stats[2], stats[3])
+        torch.ops.aten.threshold_backward(backward(a, part), a, 0, grad_input=grad[part])
+        del a
     return plain.norm_backward(grad, x, weight, stats)

@@ -5,7 +5,8 @@ kernels: programs write partial sums side by side, one kernel adds them up in an
 is added atomically, so that a result depends on its inputs alone.
 """
 import os
-from functools import lru_cache
+from functools import lru_cache, reduce
+from operator import or_
 from typing import Callable, Dict, NamedTuple, Optional, Tuple
 
 import torch
@@ -98,7 +99,7 @@ def launch(
             launch(kernel, grid, warps, tensors, numbers, constants)
         return
     addresses = [tensor.data_ptr() for tensor in tensors]
-    aligned = not any(address % 16 for address in addresses)
+    aligned = not reduce(or_, addresses) % 16
     key = (id(kernel), grid, device, numbers, constants, *[tensor.dtype for tensor in tensors])
     if aligned and key in compiled:
         compiled[key](*addresses, *numbers, *constants)
@@ -215,7 +216,7 @@ def scale_shift_relu(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) 
 
 
 def apply_norm(x: torch.Tensor, stats: torch.Tensor) -> torch.Tensor:
-    """`timm_preact.kernels.apply_norm`, in one pass over x."""
+    """What `norm_relu` made of x, again, in one pass over x."""
     at, y = launch_of(x), torch.empty_like(x)
     launch(scale_shift_relu_kernel, at.grid, 8, (x, stats, stats, y), (at.rows, at.channels),
            (2, 3, at.block_rows, at.block_cols))
@@ -291,7 +292,8 @@ def norm_backward(
         weight: torch.Tensor,
         stats: torch.Tensor,
 ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """`timm_preact.kernels.norm_backward`, in two passes; the ReLU's backward is in them."""
+    """The gradients of ReLU(BatchNorm(x)) with respect to x, weight and bias, given that with respect to its output, in
+    two passes."""
     grad = grad.contiguous(memory_format=torch.channels_last)
     at, grad_x = launch_of(x), torch.empty_like(x)
     grad_weight, grad_bias = torch.empty_like(weight), torch.empty_like(weight)
