@@ -117,6 +117,79 @@ def test_an_optimised_net_as_a_cuda_graph_computes_the_same(sample):
         assert torch.equal(logits, expected)
 
 
+SHAPES = [(64, 64, 56, 56), (32, 256, 28, 28), (7, 24, 9, 5), (4, 2048, 7, 7), (64, 3, 32, 32)]
+
+
+@pytest.mark.parametrize('shape', SHAPES, ids=str)
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 2e-3), (torch.bfloat16, 1e-2), (torch.float16, 1e-2)],
+                         ids=lambda value: str(value))
+def test_a_norm_and_its_backward_are_autograds_twice_to_the_bit(dtype, tolerance, shape):
+    """The first launch of a kernel goes through Triton, the second one does not."""
+    torch.manual_seed(0)
+    x, grad = ((torch.randn(shape, device=GPU) * 2 + 1).to(dtype, memory_format=torch.channels_last) for _ in range(2))
+    weight, bias = (torch.randn(shape[1], device=GPU) for _ in range(2))
+    found = []
+    for _ in range(2):
+        running = [torch.zeros_like(bias), torch.ones_like(bias), torch.tensor(3, device=GPU)]
+        a, stats = kernels.norm_relu(x, weight, bias, running, 0.1, 1e-5)
+        exact_stats = kernels.norm_relu(x.float(), weight, bias, [*running[:2], None], 0., 1e-5)[1]
+        gradients = kernels.norm_relu_backward(x, weight, exact_stats, lambda a, part: grad)
+        found.append((a, stats, *gradients, *running))
+        number = len(kernels.triton.compiled)
+    assert kernels.triton.works and number > 0
+    assert all(torch.equal(first, second) for first, second in zip(*found, strict=True))
+    a, stats, *gradients, running_mean, running_var, count = found[0]
+    leaves = [t.double().requires_grad_() for t in (x, weight, bias)]
+    exact = torch.nn.functional.batch_norm(leaves[0], None, None, leaves[1], leaves[2], True).relu()
+    expected = torch.autograd.grad(exact, leaves, grad.double())
+    for actual, wanted in zip((a, *gradients), (exact, *expected), strict=True):
+        assert (actual.double() - wanted).norm() < tolerance * wanted.norm()
+    torch.testing.assert_close(running_mean.double(), 0.1 * x.double().mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(running_var.double(), 0.9 + 0.1 * x.double().var((0, 2, 3)), rtol=1e-5, atol=1e-6)
+    assert count == 4
+
+
+def test_a_kernel_runs_on_addresses_that_do_not_divide_by_16():
+    x = torch.randn(1, 5, 3, 3, device=GPU).to(memory_format=torch.channels_last)
+    scale, shift = torch.randn(2, 5, device=GPU)  # rows of 20 bytes
+    for _ in range(2):
+        actual = kernels.scale_shift_relu(x, scale, shift)
+        torch.testing.assert_close(actual, (x * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)).relu())
+    assert kernels.triton.works
+
+
+def test_a_step_that_recomputes_can_be_captured(sample):
+    x, y = images(sample, 'preact_resnet50', torch.float32)
+    model = net('preact_resnet50', torch.float32, recompute_norms=True).to(memory_format=torch.channels_last)
+
+    def run():
+        model.zero_grad(set_to_none=True)
+        with torch.autocast('cuda', torch.bfloat16, cache_enabled=False):
+            loss = torch.nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        return loss.detach()
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            expected = run().clone()
+        gradients = flat({name: p.grad for name, p in model.named_parameters()})
+    torch.cuda.current_stream().wait_stream(stream)
+    model.zero_grad(set_to_none=True)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = run()
+    for p in model.parameters():
+        p.grad.zero_()
+    loss.zero_()
+    graph.replay()
+    torch.testing.assert_close(loss, expected, rtol=1e-3, atol=0)
+    captured = flat({name: p.grad for name, p in model.named_parameters()})
+    assert (captured - gradients).norm() < 0.01 * gradients.norm()
+    assert kernels.triton.works and model.stages[0].blocks[0].pre.num_batches_tracked == 4
+
+
 def fused(dtype):
     """An optimised net that captures itself, and a way to see whether it did."""
     model = optimize(net('preact_resnet50', torch.float32).eval(), dtype=dtype, cuda_graph=True)

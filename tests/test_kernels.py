@@ -53,14 +53,14 @@ def signatures():
     half, single, shape = '*bf16', '*fp32', dict(rows='i32', C='i32')
     added = dict(programs='i32', **shape)
     return {
-        ours.sums_kernel: (dict(x=half, partial=single, **shape), dict(sums, U=ours.SUM_TILES), 4),
+        ours.sums_kernel: (dict(x=half, partial=single, **shape), dict(sums, U=4), 4),
         ours.finish_statistics_kernel: (
             dict(partial=single, x=half, weight=single, bias=single, running_mean=single, running_var=single,
                  count='*i64', stats=single, **added, momentum='fp32', eps='fp32'), dict(finish, COUNTED=True), 4),
         ours.scale_shift_relu_kernel: (
             dict(x=half, scale=single, shift=single, y=half, **shape), dict(tiles, SCALE=2, SHIFT=3), 8),
         ours.backward_sums_kernel: (
-            dict(grad=half, x=half, stats=single, partial=single, **shape), dict(sums, U=ours.SUM_TILES // 2), 4),
+            dict(grad=half, x=half, stats=single, partial=single, **shape), dict(sums, U=2), 4),
         ours.finish_backward_kernel: (
             dict(partial=single, weight=single, stats=single, grad_weight=single, grad_bias=single, factors=single,
                  **added), finish, 4),

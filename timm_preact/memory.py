@@ -3,7 +3,9 @@
 A convolution's backward reads its input a = ReLU(BN(x)), and the BatchNorm's reads x: a network keeps both. But a is
 one cheap pass over x once BatchNorm's mean and deviation are known, so `norm_act_convs` keeps x alone, one tensor a
 convolution, and makes a anew in backward. Only the memory changes: the values are those of the modules it stands in
-for, and running statistics are updated once.
+for, and running statistics are updated once. It goes with autocast, DistributedDataParallel, checkpointing and capture
+as a CUDA graph, since nothing in it waits for the device. A compiler decides itself what it keeps: while one traces, a
+unit runs as its modules. So it does where a norm is a SyncBatchNorm, whose statistics are not of this process alone.
 
 `checkpoint_units` keeps still less: the input of every few units, between which forward runs again.
 """
@@ -28,15 +30,18 @@ __all__ = [
 def is_watched(module: nn.Module) -> bool:
     """Whether somebody looks into a module, or changed what it does: a hook on it or in it, or a forward of its own."""
     state = vars(module)
-    return bool(
-        state['_forward_pre_hooks'] or state['_forward_hooks'] or state['_backward_pre_hooks']
-        or state['_backward_hooks'] or 'forward' in state
-        or any(child is not None and is_watched(child) for child in state['_modules'].values()))
+    if (state['_forward_pre_hooks'] or state['_forward_hooks'] or state['_backward_pre_hooks']
+            or state['_backward_hooks'] or 'forward' in state):
+        return True
+    return has_watched_parts(module)
 
 
 def has_watched_parts(module: nn.Module) -> bool:
     """Whether somebody looks on inside a module: its own hooks see what goes in and comes out alone."""
-    return any(is_watched(child) for child in module.children())
+    for child in vars(module)['_modules'].values():  # a loop, since every unit asks at every step
+        if child is not None and is_watched(child):
+            return True
+    return False
 
 
 def can_make_again(norm: nn.Module, convs: Sequence[nn.Module]) -> bool:
@@ -75,10 +80,10 @@ class NormActConvs(torch.autograd.Function):
             return (None,) * len(ctx.needs_input_grad)
         grad_parameters: List[Optional[torch.Tensor]] = [None] * len(parameters)
 
-        def backward_of_convs(a: torch.Tensor, part: slice) -> torch.Tensor:
+        def backward_of_convs(a: torch.Tensor, part: Optional[slice]) -> torch.Tensor:
             """The gradient with respect to a; that of the parameters grows."""
             def of_these(grad: Optional[torch.Tensor]) -> Optional[torch.Tensor]:
-                return grad if grad is None or len(a) == len(x) else grad[part]
+                return grad if part is None or grad is None else grad[part]
 
             total = of_these(grad_a)
             for i, (grad, (padding, stride, dilation, groups)) in enumerate(zip(grads, ctx.geometries, strict=True)):

@@ -85,7 +85,7 @@ def convolve(
         y = cudnn.convolve(x, weight, bias, geometry, plus)
         if y is not None:
             return y
-    if on_gpu(x) and (bias is not None or plus is not None or relu):
+    if (bias is not None or plus is not None or relu) and on_gpu(x):
         y = plain.convolve(x, weight, None, geometry)
         if triton.takes(y) and attempt(triton.finish_convolution, y, bias, plus, relu) is not None:
             return y
@@ -166,7 +166,7 @@ def norm_relu_backward(
         x: torch.Tensor,
         weight: torch.Tensor,
         stats: torch.Tensor,
-        backward: Callable[[torch.Tensor, slice], torch.Tensor],
+        backward: Callable[[torch.Tensor, Optional[slice]], torch.Tensor],
 ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The gradients of `norm_relu` with respect to x, weight and bias.
 
@@ -174,13 +174,13 @@ def norm_relu_backward(
         x: What the norm read, (N, C, H, W).
         weight: The norm's, (C,).
         stats: Of `norm_relu`.
-        backward: Is given what `norm_relu` made of some images, made again, and which they are, and returns the
-            gradient with respect to it, of the same shape. It is called for all images at once or for a few at a time.
+        backward: Is given what `norm_relu` made of some images, made again, and which they are, None for all of them;
+            returns the gradient with respect to it, of the same shape. Every image is in one call.
     """
     if on_gpu(x):
         a = attempt(triton.apply_norm, x, stats)
         if a is not None:
-            grad = backward(a, slice(0, len(x)))
+            grad = backward(a, None)
             del a
             gradients = attempt(triton.norm_backward, grad, x, weight, stats)
             if gradients is not None:
@@ -191,6 +191,7 @@ def norm_relu_backward(
     for start in range(0, len(x), at_once):
         part = slice(start, start + at_once)
         a = scale_shift_relu(x[part], stats[2], stats[3])
-        torch.ops.aten.threshold_backward(backward(a, part), a, 0, grad_input=grad[part])
+        torch.ops.aten.threshold_backward(
+            backward(a, part if at_once < len(x) else None), a, 0, grad_input=grad[part])
         del a
     return plain.norm_backward(grad, x, weight, stats)

@@ -47,13 +47,13 @@ class Launch(NamedTuple):
     block_cols: int
     block_rows: int
     grid: Tuple[int, int]
-    sum_rows: int  # of a tile, of which a program loads `SUM_TILES` at once
+    sum_rows: int
+    sum_tiles: int  # that a program loads at once
     programs: int  # that share the rows of a block of columns
     sum_grid: Tuple[int, int]
     finish_grid: Tuple[int, int]
 
 
-SUM_TILES = 4
 FINISH = (64, 16)  # partial sums and columns of a tile of the kernels that add up
 
 
@@ -70,10 +70,11 @@ def cut(rows: int, channels: int) -> Launch:
 
     block_cols = min(128, 1 << (channels - 1).bit_length())
     block_rows, sum_rows, col_blocks = 4096 // block_cols, 2048 // block_cols, blocks(channels, block_cols)
-    programs = max(1, min(blocks(rows, SUM_TILES * sum_rows), PROGRAMS // col_blocks))
+    sum_tiles = 4 if rows > 2 * sum_rows else 2
+    programs = max(1, min(blocks(rows, sum_tiles * sum_rows), PROGRAMS // col_blocks))
     return Launch(
-        rows, channels, block_cols, block_rows, (blocks(rows, block_rows), col_blocks), sum_rows, programs,
-        (programs, col_blocks), (blocks(channels, FINISH[1]), 1))
+        rows, channels, block_cols, block_rows, (blocks(rows, block_rows), col_blocks), sum_rows, sum_tiles,
+        programs, (programs, col_blocks), (blocks(channels, FINISH[1]), 1))
 
 
 def launch(
@@ -185,7 +186,7 @@ def norm_relu(
     rows, channels, programs = at.rows, at.channels, at.programs
     partial = torch.empty((2, programs, channels), device=x.device, dtype=torch.float32)
     stats = torch.empty((4, channels), device=x.device, dtype=torch.float32)
-    launch(sums_kernel, at.sum_grid, 4, (x, partial), (rows, channels), (SUM_TILES, at.sum_rows, at.block_cols))
+    launch(sums_kernel, at.sum_grid, 4, (x, partial), (rows, channels), (at.sum_tiles, at.sum_rows, at.block_cols))
     launch(finish_statistics_kernel, at.finish_grid, 4,
            (partial, x, weight, bias, mean, var, mean if count is None else count, stats),
            (programs, rows, channels, momentum, eps), (count is not None, *FINISH))
@@ -301,7 +302,7 @@ def norm_backward(
     partial = torch.empty((2, programs, channels), device=x.device, dtype=torch.float32)
     factors = torch.empty((3, channels), device=x.device, dtype=torch.float32)
     launch(backward_sums_kernel, at.sum_grid, 4, (grad, x, stats, partial), (rows, channels),
-           (SUM_TILES // 2, at.sum_rows, at.block_cols))
+           (at.sum_tiles // 2, at.sum_rows, at.block_cols))
     launch(finish_backward_kernel, at.finish_grid, 4, (partial, weight, stats, grad_weight, grad_bias, factors),
            (programs, rows, channels), FINISH)
     launch(backward_kernel, at.grid, 8, (grad, x, stats, factors, grad_x), (rows, channels),
