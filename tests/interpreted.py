@@ -1,12 +1,17 @@
 """Triton's kernels in its interpreter on a CPU, against PyTorch's operators. `test_kernels.py` runs this file with
 TRITON_INTERPRET=1, which Triton reads when it is imported."""
+from collections import Counter
+
 import pytest
 import torch
-from networks import NETS, assert_close, create, step
+from networks import NETS, Calls, assert_close, create, step
+from timm.layers import BatchNormAct2d
+from torch.utils._python_dispatch import _disable_current_modes
 
 from timm_preact import kernels
 from timm_preact.inference import optimize
 from timm_preact.kernels import plain, triton
+from timm_preact.unit import ResidualUnit
 
 
 def maps(dtype=torch.float32, shape=(3, 24, 5, 7), count=1):
@@ -120,6 +125,30 @@ def test_a_step_that_recomputes_is_that_of_the_plain_net(name, sample, monkeypat
     for key, buffer in kept.items():
         torch.testing.assert_close(buffers[key], buffer, rtol=1e-4, atol=1e-4)
     assert '1layer_orig' in name or set(used) == {'norm_relu', 'apply_norm', 'norm_backward'}
+
+
+def test_what_a_unit_asks_of_python(monkeypatch):
+    """A GPU is done with a unit's step before Python is, if this grows."""
+    monkeypatch.setattr('timm_preact.kernels.onednn.takes', lambda x: False)
+    unit = ResidualUnit(16, 16, kernels=(1, 3, 1), bottle_ratio=0.25, norm_layer=BatchNormAct2d,
+                        activated_shortcut=False, recompute_norms=True).to(memory_format=torch.channels_last)
+    x = torch.randn(2, 16, 4, 4).to(memory_format=torch.channels_last).requires_grad_()
+    launches, calls, original = [], Calls(), triton.launch
+
+    def launch(kernel, *args):
+        launches.append(kernel)
+        with _disable_current_modes():  # of what the interpreter does
+            original(kernel, *args)
+
+    monkeypatch.setattr(triton, 'launch', launch)
+    with calls:
+        unit(x).sum().backward()
+    operators = Counter(function.name().partition('.')[0] for function, _, _ in calls.made)
+    # a norm with its convolution: three kernels forward and four backward; the unit's sum is one
+    assert len(launches) == 3 * (3 + 4) + 1
+    assert operators['aten::convolution'] == operators['aten::convolution_backward'] == 3
+    assert operators['aten::empty'] + operators['aten::empty_like'] <= 27
+    assert operators.total() <= 27 + 6 + 3 + 10 + 3  # a sum of gradients, detached outputs, the loss
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])

@@ -136,7 +136,7 @@ def test_a_norm_and_its_backward_are_autograds_twice_to_the_bit(dtype, tolerance
         gradients = kernels.norm_relu_backward(x, weight, exact_stats, lambda a, part: grad)
         found.append((a, stats, *gradients, *running))
         number = len(kernels.triton.compiled)
-    assert kernels.triton.works and number > 0
+    assert kernels.triton.works and (number > 0 or not kernels.triton.LAUNCHES_COMPILED)
     assert all(torch.equal(first, second) for first, second in zip(*found, strict=True))
     a, stats, *gradients, running_mean, running_var, count = found[0]
     leaves = [t.double().requires_grad_() for t in (x, weight, bias)]

@@ -24,6 +24,8 @@ PROGRAMS = 512  # that share the rows of a map: enough for every GPU to have all
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'  # Triton's own switch: kernels run on a CPU, for tests
 works = True  # until a kernel does not compile
 compiled: Dict[tuple, Callable] = {}  # launchers by what a kernel was compiled for
+# Whether a compiled kernel can be launched as `launch` does, seen in Triton 3.6 and 3.8; AMD's differ by more.
+LAUNCHES_COMPILED = torch.version.cuda is not None and [int(n) for n in triton.__version__.split('.')[:2]] >= [3, 6]
 
 
 def takes(x: torch.Tensor) -> bool:
@@ -70,7 +72,7 @@ def cut(rows: int, channels: int) -> Launch:
 
     block_cols = min(128, 1 << (channels - 1).bit_length())
     block_rows, sum_rows, col_blocks = 4096 // block_cols, 2048 // block_cols, blocks(channels, block_cols)
-    sum_tiles = 4 if rows > 2 * sum_rows else 2
+    sum_tiles = 4 if rows > 2 * sum_rows else 1
     programs = max(1, min(blocks(rows, sum_tiles * sum_rows), PROGRAMS // col_blocks))
     return Launch(
         rows, channels, block_cols, block_rows, (blocks(rows, block_rows), col_blocks), sum_rows, sum_tiles,
@@ -88,8 +90,8 @@ def launch(
     """Run a kernel, whose arguments are tensors, then numbers, then constants.
 
     Triton looks at every argument of every launch in Python, which takes longer than many a kernel runs. What it
-    compiles for are types, numbers and, for NVIDIA's GPUs, whether addresses divide by 16: where these are as they were
-    before, the compiled kernel is launched at once.
+    compiles for NVIDIA's GPUs depends on types, on numbers and on whether addresses divide by 16: where these are as
+    they were before, the compiled kernel is launched at once.
     """
     if INTERPRETED:
         kernel[grid](*tensors, *numbers, *constants)
@@ -106,7 +108,7 @@ def launch(
         compiled[key](*addresses, *numbers, *constants)
         return
     binary = kernel[grid](*tensors, *numbers, *constants, num_warps=warps)
-    if aligned and torch.version.cuda and isinstance(binary, triton.compiler.CompiledKernel):
+    if aligned and LAUNCHES_COMPILED and isinstance(binary, triton.compiler.CompiledKernel):
         compiled[key] = binary[(*grid, 1)]
 
 
@@ -302,7 +304,7 @@ def norm_backward(
     partial = torch.empty((2, programs, channels), device=x.device, dtype=torch.float32)
     factors = torch.empty((3, channels), device=x.device, dtype=torch.float32)
     launch(backward_sums_kernel, at.sum_grid, 4, (grad, x, stats, partial), (rows, channels),
-           (at.sum_tiles // 2, at.sum_rows, at.block_cols))
+           (max(1, at.sum_tiles // 2), at.sum_rows, at.block_cols))
     launch(finish_backward_kernel, at.finish_grid, 4, (partial, weight, stats, grad_weight, grad_bias, factors),
            (programs, rows, channels), FINISH)
     launch(backward_kernel, at.grid, 8, (grad, x, stats, factors, grad_x), (rows, channels),
