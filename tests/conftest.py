@@ -103,8 +103,9 @@ def make(sets, tmp_path):
     from train.run import Run
     made = []
 
-    def make(seed=0, model='preact_resnet20', recipe=None, folder=None, amp=False, device=CPU, **options):
-        settings = dict(model=model, model_kwargs=TINY, seed=seed, amp=amp, data=[s.sha256 for s in sets])
+    def make(seed=0, model='preact_resnet20', recipe=None, folder=None, amp=False, device=CPU, model_kwargs=TINY,
+             **options):
+        settings = dict(model=model, model_kwargs=model_kwargs, seed=seed, amp=amp, data=[s.sha256 for s in sets])
         recipe = recipe or choose_recipe('modern', batch_size=32, epochs=2)
         run = Run(settings, recipe, *sets, tmp_path / (folder or f'run{len(made)}'), device, **options)
         made.append(run)

@@ -1,13 +1,18 @@
 """Triton's kernels in its interpreter on a CPU, against PyTorch's operators. `test_kernels.py` runs this file with
 TRITON_INTERPRET=1, which Triton reads when it is imported."""
+from collections import Counter
+
 import pytest
 import torch
-from networks import NETS, assert_close, create, step
+from networks import NETS, Calls, assert_close, create, step
+from timm.layers import BatchNormAct2d
+from torch.utils._python_dispatch import _disable_current_modes
 
 from timm_preact import kernels
 from timm_preact.inference import optimize
 from timm_preact.kernels import plain, triton
 from timm_preact.preact_resnet import MODEL_ARGS
+from timm_preact.unit import ResidualUnit
 
 
 def maps(dtype=torch.float32, shape=(3, 24, 5, 7), count=1):
@@ -30,11 +35,19 @@ SHAPES = [(3, 24, 5, 7), (1, 1, 3, 3), (2, 200, 4, 4), (3, 64, 16, 16), (2, 8, 1
 def test_statistics_and_running_ones_are_pytorchs(dtype, tolerance, shape):
     x, = maps(dtype, shape)
     x = x + torch.arange(shape[1]).view(-1, 1, 1).to(dtype) * 10  # far from zero
-    runnings = [[torch.zeros(shape[1]), torch.ones(shape[1])] for _ in range(2)]
-    actual = triton.statistics(x, runnings[0], 0.1, 1e-5)
-    expected = plain.statistics(x.double(), [r.double() for r in runnings[1]], 0.1, 1e-5)
-    for a, e in zip(actual, expected, strict=True):
-        torch.testing.assert_close(a.double(), e, rtol=1e-4, atol=1e-5)
+    runnings = [[torch.zeros(shape[1]), torch.ones(shape[1]), torch.tensor(3)] for _ in range(2)]
+    weight, bias = vectors(shape[1], 2)
+    a, actual = triton.norm_relu(x, weight, bias, runnings[0], 0.1, 1e-5)
+    expected = plain.norm_statistics(
+        x.double(), weight.double(), bias.double(), [r.double() for r in runnings[1]], 0.1, 1e-5)
+    rounding = {torch.float32: 1e-4, torch.bfloat16: 1e-2, torch.float16: 2e-3}[dtype]  # of a scale of this type
+    torch.testing.assert_close(actual[:2].double(), expected[:2], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(actual[2].double(), expected[2], rtol=rounding, atol=1e-5)
+    assert torch.equal(actual[2], actual[2].to(dtype).float()) and runnings[0][2] == 4
+    torch.testing.assert_close(actual[3].double(), bias.double() - actual[0].double() * actual[2].double(), rtol=1e-5,
+                               atol=1e-4)
+    assert torch.equal(a, triton.scale_shift_relu(x, actual[2], actual[3]))
+    assert torch.equal(triton.apply_norm(x, actual), a)
     mean = x.double().mean((0, 2, 3))
     var = x.double().var((0, 2, 3))
     torch.testing.assert_close(runnings[0][0].double(), 0.1 * mean, rtol=1e-5, atol=1e-6)
@@ -56,10 +69,9 @@ def test_scale_shift_relu_is_pytorchs_and_leaves_nan_alone(dtype, tolerance, sha
 @pytest.mark.parametrize('dtype, tolerance', TYPES, ids=lambda value: str(value))
 def test_the_backward_of_norm_and_relu_is_autograds(dtype, tolerance, shape):
     (x, grad), (weight, bias) = maps(dtype, shape, 2), vectors(shape[1], 2)
-    running = [torch.zeros(shape[1]), torch.ones(shape[1])]
-    mean, invstd = triton.statistics(x, running, 0.1, 1e-5)
-    scale, shift = kernels.normalise(mean, invstd, weight, bias, torch.float32)
-    actual = triton.norm_backward(grad, x, weight, mean, invstd, scale, shift)
+    running = [torch.zeros(shape[1]), torch.ones(shape[1]), None]
+    _, stats = triton.norm_relu(x.float(), weight, bias, running, 0.1, 1e-5)
+    actual = triton.norm_backward(grad, x, weight, stats)
     leaves = [t.double().requires_grad_() for t in (x, weight, bias)]
     a = torch.nn.functional.batch_norm(leaves[0], None, None, leaves[1], leaves[2], True).relu()
     expected = torch.autograd.grad((a * grad.double()).sum(), leaves)
@@ -79,9 +91,18 @@ def test_what_follows_a_convolution_is_added_in_one_pass(dtype, tolerance, bias,
     torch.testing.assert_close(y.double(), expected.relu() if relu else expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize('dtype, tolerance', TYPES, ids=lambda value: str(value))
+def test_what_the_next_unit_reads_is_made_in_the_same_pass(dtype, tolerance):
+    (y, plus), (scale, shift) = maps(dtype, (3, 24, 5, 7), 2), vectors(24, 2)
+    expected = (y.float() + plus.float()).to(dtype)
+    a = triton.finish_for_next(y, None, plus, scale, shift)
+    torch.testing.assert_close(y, expected, rtol=tolerance, atol=0)
+    assert torch.equal(a, triton.scale_shift_relu(y, scale, shift))
+
+
 def test_sums_do_not_depend_on_the_run():
-    x, = maps(torch.bfloat16, (4, 32, 32, 32))
-    found = [triton.statistics(x, [torch.zeros(32), torch.ones(32)], 0.1, 1e-5) for _ in range(2)]
+    (x,), (weight, bias) = maps(torch.bfloat16, (2, 32, 32, 32)), vectors(32, 2)
+    found = [triton.norm_relu(x, weight, bias, [torch.zeros(32), torch.ones(32), None], 0.1, 1e-5) for _ in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
     assert triton.launch_of(x).programs > 1
 
@@ -91,7 +112,7 @@ def test_a_step_that_recomputes_is_that_of_the_plain_net(name, sample, monkeypat
     """Every placement and merge in float32, on Triton's kernels."""
     monkeypatch.setattr('timm_preact.kernels.onednn.takes', lambda x: False)
     used = []
-    for kernel in ('statistics', 'scale_shift_relu', 'norm_backward'):
+    for kernel in ('norm_relu', 'apply_norm', 'norm_backward'):
         original = getattr(triton, kernel)
         monkeypatch.setattr(triton, kernel, lambda *args, k=kernel, f=original: used.append(k) or f(*args))
     x = torch.from_numpy(sample.images[::62, ::4, ::4]).permute(0, 3, 1, 2).float() / 128 - 1
@@ -105,17 +126,48 @@ def test_a_step_that_recomputes_is_that_of_the_plain_net(name, sample, monkeypat
     assert (flat - flat_theirs).norm() < 1e-3 * flat_theirs.norm()
     for key, buffer in kept.items():
         torch.testing.assert_close(buffers[key], buffer, rtol=1e-4, atol=1e-4)
-    assert '1layer_orig' in name or set(used) == {'statistics', 'scale_shift_relu', 'norm_backward'}
+    assert '1layer_orig' in name or set(used) == {'norm_relu', 'apply_norm', 'norm_backward'}
+
+
+def test_what_a_unit_asks_of_python(monkeypatch):
+    """A GPU is done with a unit's step before Python is, if this grows."""
+    monkeypatch.setattr('timm_preact.kernels.onednn.takes', lambda x: False)
+    unit = ResidualUnit(16, 16, kernels=(1, 3, 1), bottle_ratio=0.25, norm_layer=BatchNormAct2d,
+                        activated_shortcut=False, recompute_norms=True).to(memory_format=torch.channels_last)
+    x = torch.randn(2, 16, 4, 4).to(memory_format=torch.channels_last).requires_grad_()
+    launches, calls, original = [], Calls(), triton.launch
+
+    def launch(kernel, *args):
+        launches.append(kernel)
+        with _disable_current_modes():  # of what the interpreter does
+            original(kernel, *args)
+
+    monkeypatch.setattr(triton, 'launch', launch)
+    with calls:
+        unit(x).sum().backward()
+    operators = Counter(function.name().partition('.')[0] for function, _, _ in calls.made)
+    # a norm with its convolution: three kernels forward and four backward; the unit's sum is one
+    assert len(launches) == 3 * (3 + 4) + 1
+    assert operators['aten::convolution'] == operators['aten::convolution_backward'] == 3
+    assert operators['aten::empty'] + operators['aten::empty_like'] <= 27
+    assert operators.total() <= 27 + 6 + 3 + 10 + 3  # a sum of gradients, detached outputs, the loss
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize('name', ['preact_resnet20', 'preact_resnet164', 'preact_resnet110_orig'])
 def test_an_optimised_net_is_the_plain_net(name, dtype, monkeypatch):
     monkeypatch.setattr('timm_preact.kernels.onednn.takes', lambda x: False)
-    model, x = create(name, torch.float32, layers=(1, 1, 1)).eval(), torch.randn(2, 3, 16, 16)
+    joined, original = [], triton.finish_for_next
+    monkeypatch.setattr(triton, 'finish_for_next', lambda *args: joined.append(1) or original(*args))
+    model, x = create(name, torch.float32, layers=(3, 1, 1)).eval(), torch.randn(2, 3, 16, 16)
+    fast, taps = optimize(model, dtype=dtype), []
     with torch.inference_mode():
-        fast = optimize(model, dtype=dtype)(x.to(dtype)).float()
-        assert_close(fast, model(x), 1e-4 if dtype == torch.float32 else 0.05)
+        actual = fast(x.to(dtype))
+        assert_close(actual.float(), model(x), 1e-4 if dtype == torch.float32 else 0.05)
+        assert len(joined) == (0 if name.endswith('orig') else 2)
+        fast.stages[0].blocks[1].register_forward_hook(lambda module, args, output: taps.append(output))
+        assert torch.equal(fast(x.to(dtype)), actual) and len(taps) == 1
+        assert len(joined) == (0 if name.endswith('orig') else 2)
 
 
 def test_what_does_not_compile_falls_back_with_one_warning(monkeypatch):

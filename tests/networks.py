@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from timm_preact.preact_resnet import MODEL_ARGS
 
@@ -59,3 +60,15 @@ def assert_close(actual, expected, tolerance):
             assert_close(a, e, tolerance)
     else:
         assert (actual - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+class Calls(TorchDispatchMode):
+    """Every operator that runs, with its arguments."""
+
+    def __init__(self):
+        super().__init__()
+        self.made = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.made.append((function, args, kwargs or {}))
+        return function(*args, **(kwargs or {}))

@@ -1,5 +1,7 @@
 """Every path of the package on a GPU, in under a minute: pytest -m gpu tests/test_gpu.py"""
+import copy
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from replicas import net as replica_of
 from runs import assert_same_bits, ends, outcome
 from typer.testing import CliRunner
 
-from timm_preact import benchmark, propagation
+from timm_preact import benchmark, kernels, propagation
 from timm_preact.cli import app
 from timm_preact.evaluation import Images, eval_transform, evaluate
 from timm_preact.inference import optimize
@@ -116,6 +118,183 @@ def test_an_optimised_net_as_a_cuda_graph_computes_the_same(sample):
         logits.zero_()
         graph.replay()
         assert torch.equal(logits, expected)
+
+
+SHAPES = [(64, 64, 56, 56), (32, 256, 28, 28), (7, 24, 9, 5), (4, 2048, 7, 7), (64, 3, 32, 32)]
+
+
+@pytest.mark.parametrize('shape', SHAPES, ids=str)
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 2e-3), (torch.bfloat16, 1e-2), (torch.float16, 1e-2)],
+                         ids=lambda value: str(value))
+def test_a_norm_and_its_backward_are_autograds_twice_to_the_bit(dtype, tolerance, shape):
+    """The first launch of a kernel goes through Triton, the second one does not."""
+    torch.manual_seed(0)
+    x, grad = ((torch.randn(shape, device=GPU) * 2 + 1).to(dtype, memory_format=torch.channels_last) for _ in range(2))
+    weight, bias = (torch.randn(shape[1], device=GPU) for _ in range(2))
+    found = []
+    for _ in range(2):
+        running = [torch.zeros_like(bias), torch.ones_like(bias), torch.tensor(3, device=GPU)]
+        a, stats = kernels.norm_relu(x, weight, bias, running, 0.1, 1e-5)
+        exact_stats = kernels.norm_relu(x.float(), weight, bias, [*running[:2], None], 0., 1e-5)[1]
+        gradients = kernels.norm_relu_backward(x, weight, exact_stats, lambda a, part: grad)
+        found.append((a, stats, *gradients, *running))
+        number = len(kernels.triton.compiled)
+    assert kernels.triton.works and (number > 0 or not kernels.triton.LAUNCHES_COMPILED)
+    assert all(torch.equal(first, second) for first, second in zip(*found, strict=True))
+    a, stats, *gradients, running_mean, running_var, count = found[0]
+    leaves = [t.double().requires_grad_() for t in (x, weight, bias)]
+    exact = torch.nn.functional.batch_norm(leaves[0], None, None, leaves[1], leaves[2], True).relu()
+    expected = torch.autograd.grad(exact, leaves, grad.double())
+    for actual, wanted in zip((a, *gradients), (exact, *expected), strict=True):
+        assert (actual.double() - wanted).norm() < tolerance * wanted.norm()
+    torch.testing.assert_close(running_mean.double(), 0.1 * x.double().mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(running_var.double(), 0.9 + 0.1 * x.double().var((0, 2, 3)), rtol=1e-5, atol=1e-6)
+    assert count == 4
+
+
+def test_a_kernel_runs_on_addresses_that_do_not_divide_by_16():
+    x = torch.randn(1, 5, 3, 3, device=GPU).to(memory_format=torch.channels_last)
+    scale, shift = torch.randn(2, 5, device=GPU)  # rows of 20 bytes
+    for _ in range(2):
+        actual = kernels.scale_shift_relu(x, scale, shift)
+        torch.testing.assert_close(actual, (x * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)).relu())
+    assert kernels.triton.works
+
+
+def test_a_step_that_recomputes_can_be_captured(sample):
+    x, y = images(sample, 'preact_resnet50', torch.float32)
+    model = net('preact_resnet50', torch.float32, recompute_norms=True).to(memory_format=torch.channels_last)
+
+    def run():
+        model.zero_grad(set_to_none=True)
+        with torch.autocast('cuda', torch.bfloat16, cache_enabled=False):
+            loss = torch.nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        return loss.detach()
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            expected = run().clone()
+        gradients = flat({name: p.grad for name, p in model.named_parameters()})
+    torch.cuda.current_stream().wait_stream(stream)
+    model.zero_grad(set_to_none=True)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = run()
+    for p in model.parameters():
+        p.grad.zero_()
+    loss.zero_()
+    graph.replay()
+    torch.testing.assert_close(loss, expected, rtol=1e-3, atol=0)
+    captured = flat({name: p.grad for name, p in model.named_parameters()})
+    assert (captured - gradients).norm() < 0.01 * gradients.norm()
+    assert kernels.triton.works and model.stages[0].blocks[0].pre.num_batches_tracked == 4
+
+
+def fused(dtype):
+    """An optimised net that captures itself, and a way to see whether it did."""
+    model = optimize(net('preact_resnet50', torch.float32).eval(), dtype=dtype, cuda_graph=True)
+    return model, model._compiled_call_impl.recordings
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_an_optimised_net_captures_itself(dtype, sample):
+    x, _ = images(sample, 'preact_resnet50', dtype)
+    model, recordings = fused(dtype)
+    other = torch.randn_like(x)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            expected, of_other = model._call_impl(x), model._call_impl(other)
+            first, second = model(x), model(other)
+            assert torch.equal(first, expected) and torch.equal(second, of_other)
+            assert torch.equal(model(x[:3]), model._call_impl(x[:3]))
+            assert len(recordings) == 2
+            assert torch.equal(model.forward_features(x), copy.deepcopy(model).forward_features(x))
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.no_grad(), torch.cuda.stream(stream):
+        assert torch.equal(model(x), expected)
+    assert len(recordings) == 2
+
+
+def test_a_captured_net_follows_its_weights(sample):
+    x, _ = images(sample, 'preact_resnet50', torch.float32)
+    model, recordings = fused(torch.float32)
+    with torch.no_grad():
+        before = model(x)
+        assert len(recordings) == 1 and torch.equal(pickle.loads(pickle.dumps(model))(x), before)
+        for p in model.parameters():
+            p.mul_(0.9)
+        assert torch.equal(model(x), model._call_impl(x)) and not torch.equal(model(x), before)
+        model.load_state_dict({key: value * 0.5 for key, value in model.state_dict().items()}, assign=True)
+        assert torch.equal(model(x), model._call_impl(x))
+        assert torch.equal(model.bfloat16()(x.bfloat16()), model._call_impl(x.bfloat16()))
+        seen = []
+        handle = model.stages[0].blocks[0].register_forward_hook(lambda *args: seen.append(args))
+        model(x.bfloat16())
+        assert len(seen) == 1
+        handle.remove()
+        model.reset_classifier(7)
+        assert model.to(GPU, torch.bfloat16)(x.bfloat16()).shape == (len(x), 7)
+    gradient, = torch.autograd.grad(model(x.bfloat16().requires_grad_()).sum(), model.head.fc.weight)
+    assert gradient.shape[0] == 7
+
+
+def test_a_net_captures_eight_shapes_and_runs_the_others(sample):
+    x, _ = images(sample, 'preact_resnet50', torch.bfloat16)
+    model, recordings = fused(torch.bfloat16)
+    with torch.inference_mode():
+        for size in range(1, 9):
+            model(x[:size])
+        with pytest.warns(RuntimeWarning, match='8 shapes of images have a CUDA graph each'):
+            assert torch.equal(model(x[:9]), model._call_impl(x[:9]))
+        assert len(recordings) == 8 and torch.equal(model(x[:2]), model._call_impl(x[:2]))
+        with torch.autocast('cuda', torch.float16):
+            assert torch.equal(model(x[:2]), model._call_impl(x[:2]))
+
+
+def test_features_are_captured_too(sample):
+    x, _ = images(sample, 'preact_resnet50', torch.bfloat16)
+    model = optimize(net('preact_resnet50', torch.float32, features_only=True).eval(), dtype=torch.bfloat16,
+                     cuda_graph=True)
+    with torch.no_grad():
+        for actual, expected in zip(model(x), model._call_impl(x), strict=True):
+            assert torch.equal(actual, expected)
+    assert len(model._compiled_call_impl.recordings) == 1
+
+
+@pytest.mark.parametrize('kernel, stride, plus', [(1, 1, False), (3, 1, False), (3, 2, False), (1, 1, True)])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_cudnn_takes_in_what_follows_a_convolution(dtype, kernel, stride, plus, monkeypatch):
+    """For these shapes of half the precision it has a kernel, in memory that held NaN too."""
+    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', True)  # or it keeps off tensor cores in every type
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(64, 128, kernel, stride, kernel // 2, device=GPU, dtype=dtype)
+    conv = conv.to(memory_format=torch.channels_last).requires_grad_(False)
+    x = torch.randn(16, 64, 56, 56, device=GPU, dtype=dtype).to(memory_format=torch.channels_last)
+    geometry = kernels.Geometry.of(conv)
+    other = torch.randn_like(conv(x)) if plus else None
+    exact = torch.nn.functional.conv2d(x.double(), conv.weight.double(), conv.bias.double(), stride, kernel // 2)
+    exact = (exact + other.double() if plus else exact).relu()
+    assert kernels.cudnn.takes(x, conv.weight, conv.bias, geometry, True)
+    for _ in range(2):
+        actual = kernels.cudnn.convolve(x, conv.weight, conv.bias, geometry, other)
+        if actual is None and dtype == torch.float32:
+            actual = kernels.convolve(x, conv.weight, conv.bias, geometry, other, relu=True)
+        assert actual.is_contiguous(memory_format=torch.channels_last)
+        assert_close(actual.double(), exact, 1e-2 if dtype == torch.bfloat16 else 2e-3)
+    assert torch.equal(kernels.convolve(x, conv.weight, conv.bias, geometry, other, relu=True), actual)
+
+
+def test_what_is_not_a_number_stays_so_through_cudnn():
+    conv = torch.nn.Conv2d(64, 64, 1, device=GPU, dtype=torch.bfloat16).requires_grad_(False)
+    x = torch.randn(16, 64, 28, 28, device=GPU, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+    for _ in range(2):
+        y = kernels.convolve(x, conv.weight, conv.bias, kernels.Geometry.of(conv), relu=True)
+        x[0, 0, 5, 6] = float('nan')
+    assert y[0, :, 5, 6].isnan().all() and y.isnan().sum() == 64
 
 
 @pytest.mark.parametrize('model', ['preact_resnet20', 'preact_resnet110_orig_dropout_shortcut'])
@@ -256,11 +435,11 @@ def test_replicas_are_the_same_to_the_bit_again_and_alone(halves):
 
 
 @pytest.fixture
-def groups(make, monkeypatch):
+def groups(make):
     """Makes runs that the kernels train on the card."""
     def run(seed, folder=None, **kwargs):
-        return make(seed=seed, amp=True, device=GPU, folder=folder, recipe=choose_recipe(
-            'modern', batch_size=32, bn_group=16, iterations=12), **kwargs)
+        return make(seed=seed, amp=True, device=GPU, folder=folder, model_kwargs=dict(layers=[1, 1, 1]),
+                    recipe=choose_recipe('modern', batch_size=32, bn_group=16, iterations=12), **kwargs)
     return run
 
 

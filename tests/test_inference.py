@@ -11,6 +11,7 @@ from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from timm_preact.capture import capture_calls
 from timm_preact.errors import UserError
 from timm_preact.evaluation import Images, eval_transform, evaluate
 from timm_preact.inference import FusedConv2d, FusedUnit, ScaleShift, optimize
@@ -361,6 +362,26 @@ def test_a_net_that_was_checkpointed_in_training_can_be_optimised():
     model.set_grad_checkpointing()
     assert_close(optimize(model)(x), model(x), 1e-10)
     assert model.stages[0].grad_checkpointing and not optimize(model).stages[0].grad_checkpointing
+
+
+def test_a_cuda_graph_is_refused_on_a_cpu():
+    with pytest.raises(UserError, match=r"cuda_graph=True is for a network on a GPU: call model.to\('cuda'\) before"):
+        optimize(create('preact_resnet20'), cuda_graph=True)
+
+
+def test_calls_that_no_graph_can_take_are_those_of_the_network():
+    """What is left of a captured network off the GPU, under tracers and in copies; on one: tests/test_gpu.py."""
+    fast, x = optimize(create('preact_resnet20', layers=(1, 1, 1))), images()
+    expected = fast(x)
+    capture_calls(fast)
+    assert torch.equal(fast(x), expected) and torch.equal(fast(x=x), expected)
+    for other in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast)), torch.jit.script(copy.deepcopy(fast)),
+                  torch.jit.trace(fast, x, check_trace=False), torch.compile(fast, backend='eager')):
+        torch.testing.assert_close(other(x), expected)
+    assert fast.state_dict().keys() == copy.deepcopy(fast).state_dict().keys()
+    x.requires_grad_()
+    fast(x).sum().backward()
+    assert x.grad is not None and fast.float()(x.float()).dtype == torch.float32
 
 
 def test_training_mode_is_refused():

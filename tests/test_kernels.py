@@ -49,26 +49,25 @@ assert optimize(net.eval())(torch.randn(2, 3, 32, 32)).shape == (2, 10)
 def signatures():
     """Each kernel with the types of its arguments and its constants."""
     from timm_preact.kernels import triton as ours
-    tiles = dict(BR=64, BC=64)
-    half, single = '*bf16', '*fp32'
+    tiles, sums, finish = dict(BR=64, BC=64), dict(BR=32, BC=64), dict(zip(('BP', 'BC'), ours.FINISH, strict=True))
+    half, single, shape = '*bf16', '*fp32', dict(rows='i32', C='i32')
+    added = dict(programs='i32', **shape)
     return {
-        ours.sums_kernel: (dict(x=half, partial=single, rows='i32', C='i32'), tiles, 8),
+        ours.sums_kernel: (dict(x=half, partial=single, **shape), dict(sums, U=4), 4),
         ours.finish_statistics_kernel: (
-            dict(partial=single, x=half, running_mean=single, running_var=single, out=single, programs='i32',
-                 rows='i32', C='i32', momentum='fp32', eps='fp32'), dict(BC=32), 1),
+            dict(partial=single, x=half, weight=single, bias=single, running_mean=single, running_var=single,
+                 count='*i64', stats=single, **added, momentum='fp32', eps='fp32'), dict(finish, COUNTED=True), 4),
         ours.scale_shift_relu_kernel: (
-            dict(x=half, scale=single, shift=single, y=half, rows='i32', C='i32'), tiles, 8),
+            dict(x=half, scale=single, shift=single, y=half, **shape), dict(tiles, SCALE=2, SHIFT=3), 8),
         ours.backward_sums_kernel: (
-            dict(grad=half, x=half, mean=single, scale=single, shift=single, partial=single, rows='i32', C='i32'),
-            tiles, 8),
+            dict(grad=half, x=half, stats=single, partial=single, **shape), dict(sums, U=2), 4),
         ours.finish_backward_kernel: (
-            dict(partial=single, weight=single, invstd=single, out=single, programs='i32', rows='i32', C='i32'),
-            dict(BC=32), 1),
-        ours.backward_kernel: (
-            dict(grad=half, x=half, mean=single, scale=single, shift=single, factors=single, grad_x=half, rows='i32',
-                 C='i32'), tiles, 8),
+            dict(partial=single, weight=single, stats=single, grad_weight=single, grad_bias=single, factors=single,
+                 **added), finish, 4),
+        ours.backward_kernel: (dict(grad=half, x=half, stats=single, factors=single, grad_x=half, **shape), tiles, 8),
         ours.finish_convolution_kernel: (
-            dict(y=half, bias=half, plus=half, rows='i32', C='i32'), dict(tiles, BIAS=True, PLUS=True, RELU=True), 8),
+            dict(y=half, bias=half, plus=half, scale=single, shift=single, a=half, **shape),
+            dict(tiles, BIAS=True, PLUS=True, RELU=True, NEXT=True), 8),
     }
 
 

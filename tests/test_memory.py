@@ -8,12 +8,11 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from networks import NETS, assert_same_step, create, step
+from networks import NETS, Calls, assert_same_step, create, step
 from pytorchcv.model_provider import get_model
 from timm.layers import BatchNormAct2d, StdConv2d
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from timm_preact.inference import optimize
 from timm_preact.memory import bytes_kept, norm_act_convs
@@ -239,18 +238,6 @@ def test_tracers_follow_it_in_training_mode(sample):
     assert taps['stages.1.blocks.1'].shape[1] == 128
     features = create('preact_resnet164', recompute_norms=True, features_only=True, feature_cls='fx')
     assert len(features(x)) == 4
-
-
-class Calls(TorchDispatchMode):
-    """Every operator that runs, with its arguments."""
-
-    def __init__(self):
-        super().__init__()
-        self.made = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.made.append((function, args, kwargs or {}))
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])

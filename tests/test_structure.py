@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 # A module imports modules of the lines above its own, and others of its own folder; a new module needs a place here.
 LAYERS = [
     {'errors', 'version'},
-    {'images', 'files', 'compilation', 'kernels', 'kernels.*'},
+    {'images', 'files', 'capture', 'compilation', 'kernels', 'kernels.*'},
     {'folders'},
     {'data'},
     {'figures', 'memory'},
@@ -80,7 +80,7 @@ def test_a_module_imports_only_what_stands_below_it(module):
 
 def test_the_unit_stands_on_torch_and_timm_alone():
     on_triton = {'kernels.triton', 'kernels.blocks'}
-    kernels = {'kernels', 'kernels.plain', 'kernels.onednn', *on_triton}
+    kernels = {'kernels', 'kernels.plain', 'kernels.onednn', 'kernels.cudnn', *on_triton}
     for module, below in (('memory', {'kernels'}), ('unit', {'memory'}), ('init', {'unit'})):
         roots = {name.split('.')[0] for name, _ in imports(MODULES[module])} - sys.stdlib_module_names
         assert roots <= {'torch', 'timm', 'timm_preact'}
@@ -95,7 +95,7 @@ def test_one_place_chooses_among_the_kernels():
     """Nobody else names a machine's file."""
     for module, path in MODULES.items():
         if module.split('.')[0] != 'kernels':
-            assert not ours(path) & {'kernels.onednn', 'kernels.triton', 'kernels.plain'}
+            assert not ours(path) & {'kernels.onednn', 'kernels.cudnn', 'kernels.triton', 'kernels.plain'}
 
 
 @pytest.mark.parametrize('module', ['errors', 'version', 'images', 'files'])

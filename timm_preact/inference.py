@@ -15,13 +15,16 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import _has_any_global_hook
 
+from .capture import capture_calls
 from .compilation import compile_each
 from .errors import UserError
 from .kernels import (
     HALF_PRECISION,
     Geometry,
     convolve,
+    convolve_for_next,
     fuses,
+    joins,
     normalise,
     pack_weight,
     scale_shift_relu,
@@ -42,6 +45,7 @@ def optimize(
         dtype: Optional[torch.dtype] = None,
         channels_last: bool = True,
         compile: bool = False,
+        cuda_graph: bool = False,
 ) -> nn.Module:
     """A copy of a network that computes the same, but for rounding, in less time; for inference alone.
 
@@ -50,16 +54,21 @@ def optimize(
         dtype: Type of weights and images, e.g. torch.bfloat16; None keeps the model's.
         channels_last: Lay weights out so; images may come in either format.
         compile: torch.compile each unit, on its first call; equal units share what is compiled.
+        cuda_graph: Calls of the result replay a CUDA graph, recorded at the first call with images of a shape and type
+            (eight of them, see `timm_preact.capture`): a small batch no longer waits for Python. Its methods, and
+            copies of it, run kernel by kernel.
 
     Returns:
         A network of the same methods (`forward_features`, `forward_intermediates`, ...), other modules and no
-        BatchNorm behind a convolution. On a CPU its kernels are oneDNN's fused ones; where a graph is recorded, as by
-        the exporters, plain operators.
+        BatchNorm behind a convolution. On a CPU its kernels are oneDNN's fused ones, on a GPU cuDNN's and Triton's;
+        where a graph is recorded by autograd or an exporter, plain operators.
 
     Raises:
-        UserError: The model is in training mode.
+        UserError: The model is in training mode, or shall become a CUDA graph and is not on a GPU.
     """
     check_eval(model, 'optimize')
+    if cuda_graph and not all(p.is_cuda for p in model.parameters()):
+        raise UserError("cuda_graph=True is for a network on a GPU: call model.to('cuda') before optimize.")
     model = rewrite(copy.deepcopy(model), dtype).requires_grad_(False)
     model.to(dtype=dtype, memory_format=torch.channels_last if channels_last else torch.preserve_format)
     for module in model.modules():
@@ -67,6 +76,8 @@ def optimize(
             module.grad_checkpointing = False  # there is no backward to run anything again in
     if compile:
         compile_each(module for module in model.modules() if isinstance(module, FusedUnit))
+    if cuda_graph:
+        capture_calls(model)
     return model
 
 
@@ -82,7 +93,7 @@ def check_eval(model: nn.Module, what: str) -> None:
 
 @register_notrace_module
 class FusedConv2d(nn.Conv2d):
-    """A convolution, a tensor added to its output, a ReLU of the sum: one kernel on a CPU."""
+    """A convolution, a tensor added to its output, a ReLU of the sum: one kernel on a CPU, at most two on a GPU."""
 
     def __init__(self, conv: nn.Conv2d):
         """Take a convolution's shape and its parameters themselves."""
@@ -118,6 +129,11 @@ class FusedConv2d(nn.Conv2d):
             self.packed = pack_weight(self.weight, self.geometry, x)
         weight = self.packed if fuses(x) else self.weight
         return convolve(x, weight, self.bias, self.geometry, plus, self.relu, overwrite)
+
+    def forward_for_next(
+            self, x: torch.Tensor, plus: torch.Tensor, norm: 'ScaleShift') -> Tuple[torch.Tensor, torch.Tensor]:
+        """y = conv(x) + plus, and norm(y), rectified."""
+        return convolve_for_next(x, self.weight, self.bias, self.geometry, plus, norm.scale, norm.shift)
 
     def _apply(self, fn, recurse=True):
         self.packed = None
@@ -206,9 +222,19 @@ class FusedUnit(nn.Module):
         overwrite = self.shortcut_is_new or (own and self.can_overwrite)
         return self.post(self.merge(self.residual(a), shortcut, overwrite))
 
+    def leads_to(self, unit: 'FusedUnit') -> bool:
+        """Whether this one's last kernel can make what `unit` reads first."""
+        return (isinstance(self.merge, FusedConv2d) and self.merge.has_kernel and not self.merge.relu
+                and isinstance(self.post, nn.Identity) and isinstance(unit.pre, ScaleShift) and unit.pre.relu)
+
+    def forward_for_next(
+            self, x: torch.Tensor, a: torch.Tensor, norm: ScaleShift) -> Tuple[torch.Tensor, torch.Tensor]:
+        """forward(x), given a = pre(x), and `norm` of it."""
+        return self.merge.forward_for_next(self.residual(a), self.shortcut(a if self.activated_shortcut else x), norm)
+
 
 class FusedUnits(nn.Sequential):
-    """Units one after the other, each with leave to overwrite what the one before made, unless a hook would see it."""
+    """Units one after the other, which overwrite and work ahead where no hook would see it."""
 
     def __init__(self, units: Dict[str, FusedUnit]):
         super().__init__(OrderedDict(units))
@@ -218,15 +244,16 @@ class FusedUnits(nn.Sequential):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not torch.jit.is_scripting():
             if self.is_unseen(x):
-                return self.forward_unseen(x)
+                return self.forward_joined(x) if joins(x) else self.forward_unseen(x)
         for unit in self:
             x = unit(x)
         return x
 
     @torch.jit.unused
     def is_unseen(self, x: torch.Tensor) -> bool:
-        """Whether kernels that can overwrite run, and nobody looks on."""
-        return (not isinstance(x, torch.fx.Proxy) and fuses(x) and not any(self.hooks) and not _has_any_global_hook()
+        """Whether kernels run that can overwrite or reach into the next unit, and nobody looks on."""
+        return (not isinstance(x, torch.fx.Proxy) and (fuses(x) or joins(x))
+                and not any(self.hooks) and not _has_any_global_hook()
                 and all(unit._compiled_call_impl is None for unit in self))
 
     @torch.jit.unused
@@ -236,6 +263,19 @@ class FusedUnits(nn.Sequential):
             x = unit.forward_unseen(x, own)
             own = True
         return x
+
+    @torch.jit.unused
+    def forward_joined(self, x: torch.Tensor) -> torch.Tensor:
+        """The last kernel of a unit makes what the next one reads first, in the same pass over memory."""
+        units = list(self)
+        a = units[0].pre(x)
+        for unit, following in zip(units, units[1:], strict=False):
+            if unit.leads_to(following):
+                x, a = unit.forward_for_next(x, a, following.pre)
+            else:
+                x = unit.combine(x, a)
+                a = following.pre(x)
+        return units[-1].combine(x, a)
 
 
 def rewrite(module: nn.Module, dtype: Optional[torch.dtype] = None) -> nn.Module:

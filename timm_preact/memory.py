@@ -3,7 +3,9 @@
 A convolution's backward reads its input a = ReLU(BN(x)), and the BatchNorm's reads x: a network keeps both. But a is
 one cheap pass over x once BatchNorm's mean and deviation are known, so `norm_act_convs` keeps x alone, one tensor a
 convolution, and makes a anew in backward. Only the memory changes: the values are those of the modules it stands in
-for, and running statistics are updated once.
+for, and running statistics are updated once. It goes with autocast, DistributedDataParallel, checkpointing and capture
+as a CUDA graph, since nothing in it waits for the device. A compiler decides itself what it keeps: while one traces, a
+unit runs as its modules. So it does where a norm is a SyncBatchNorm, whose statistics are not of this process alone.
 
 `checkpoint_units` keeps still less: the input of every few units, between which forward runs again.
 """
@@ -17,16 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from .kernels import (
-    Geometry,
-    convolve,
-    images_at_once,
-    norm_backward,
-    normalise,
-    relu_backward,
-    scale_shift_relu,
-    statistics,
-)
+from .kernels import Geometry, convolve, norm_relu, norm_relu_backward
 
 __all__ = [
     'bytes_kept', 'can_make_again', 'checkpoint_units', 'frozen_statistics', 'has_watched_parts', 'is_watched',
@@ -37,15 +30,18 @@ __all__ = [
 def is_watched(module: nn.Module) -> bool:
     """Whether somebody looks into a module, or changed what it does: a hook on it or in it, or a forward of its own."""
     state = vars(module)
-    return bool(
-        state['_forward_pre_hooks'] or state['_forward_hooks'] or state['_backward_pre_hooks']
-        or state['_backward_hooks'] or 'forward' in state
-        or any(child is not None and is_watched(child) for child in state['_modules'].values()))
+    if (state['_forward_pre_hooks'] or state['_forward_hooks'] or state['_backward_pre_hooks']
+            or state['_backward_hooks'] or 'forward' in state):
+        return True
+    return has_watched_parts(module)
 
 
 def has_watched_parts(module: nn.Module) -> bool:
     """Whether somebody looks on inside a module: its own hooks see what goes in and comes out alone."""
-    return any(is_watched(child) for child in module.children())
+    for child in vars(module)['_modules'].values():  # a loop, since every unit asks at every step
+        if child is not None and is_watched(child):
+            return True
+    return False
 
 
 def can_make_again(norm: nn.Module, convs: Sequence[nn.Module]) -> bool:
@@ -64,49 +60,55 @@ class NormActConvs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, plus, running, momentum, eps, geometries, *parameters):
-        mean, invstd = statistics(x, running, momentum, eps)
-        scale, shift = normalise(mean, invstd, weight, bias, x.dtype)
-        a = scale_shift_relu(x, scale, shift)
+        a, stats = norm_relu(x, weight, bias, running, momentum, eps)
         if torch.is_autocast_enabled(x.device.type):
             precision = torch.get_autocast_dtype(x.device.type)
             parameters = [None if p is None else p.to(precision) for p in parameters]
         ctx.geometries = geometries
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, weight, mean, invstd, scale, shift, *parameters)
+        ctx.save_for_backward(x, weight, stats, *parameters)
         outputs = []
         for kernel, offset, geometry in zip(parameters[::2], parameters[1::2], geometries, strict=True):
-            outputs.append(convolve(a.to(kernel.dtype), kernel, offset, geometry, None if outputs else plus))
+            outputs.append(convolve(cast(a, kernel.dtype), kernel, offset, geometry, None if outputs else plus))
         return a, *outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_a, *grads):
-        x, weight, mean, invstd, scale, shift, *parameters = ctx.saved_tensors
+        x, weight, stats, *parameters = ctx.saved_tensors
         if grad_a is None and all(grad is None for grad in grads):
             return (None,) * len(ctx.needs_input_grad)
-        grad_norm = torch.empty_like(x)  # with respect to what the norm made, before its ReLU
         grad_parameters: List[Optional[torch.Tensor]] = [None] * len(parameters)
-        for start in range(0, len(x), images_at_once(x)):
-            part = slice(start, start + images_at_once(x))
-            a = scale_shift_relu(x[part], scale, shift)
-            total = None if grad_a is None else grad_a[part]
+
+        def backward_of_convs(a: torch.Tensor, part: Optional[slice]) -> torch.Tensor:
+            """The gradient with respect to a; that of the parameters grows."""
+            def of_these(grad: Optional[torch.Tensor]) -> Optional[torch.Tensor]:
+                return grad if part is None or grad is None else grad[part]
+
+            total = of_these(grad_a)
             for i, (grad, (padding, stride, dilation, groups)) in enumerate(zip(grads, ctx.geometries, strict=True)):
                 if grad is None:
                     continue
                 kernel, offset = parameters[2 * i:2 * i + 2]
                 of_a, *of_parameters = torch.ops.aten.convolution_backward(
-                    grad[part], a.to(kernel.dtype), kernel, None if offset is None else offset.shape, stride, padding,
-                    dilation, False, (0, 0), groups, (True, ctx.needs_input_grad[8 + 2 * i], offset is not None))
-                of_a = of_a.to(a.dtype)
+                    of_these(grad), cast(a, kernel.dtype), kernel, None if offset is None else offset.shape, stride,
+                    padding, dilation, False, (0, 0), groups,
+                    (True, ctx.needs_input_grad[8 + 2 * i], offset is not None))
+                of_a = cast(of_a, a.dtype)
                 total = of_a if total is None else of_a.add_(total)
                 for j, of_parameter in enumerate(of_parameters, 2 * i):
                     grad_parameters[j] = (
                         of_parameter if grad_parameters[j] is None else grad_parameters[j].add_(of_parameter))
-            masked = relu_backward(total, a, grad_norm[part])
-        whole = grad_norm if len(masked) < len(x) else masked
-        grad_x, grad_weight, grad_bias = norm_backward(whole, x, weight, mean, invstd, scale, shift)
+            return total
+
+        grad_x, grad_weight, grad_bias = norm_relu_backward(x, weight, stats, backward_of_convs)
         grad_plus = grads[0] if ctx.needs_input_grad[3] else None
         return grad_x, grad_weight, grad_bias, grad_plus, None, None, None, None, *grad_parameters
+
+
+def cast(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """x.to(dtype), without asking where it is that already."""
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 def norm_act_convs(
@@ -128,9 +130,7 @@ def norm_act_convs(
     """
     if x.numel() == x.shape[1]:
         raise ValueError(f'Expected more than 1 value per channel when training, got input size {x.shape}')
-    if norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
-    running = (norm.running_mean, norm.running_var)
+    running = (norm.running_mean, norm.running_var, norm.num_batches_tracked)
     parameters = [p for conv in convs for p in (conv.weight, conv.bias)]
     geometries = [Geometry.of(conv) for conv in convs]
     return NormActConvs.apply(

@@ -154,10 +154,12 @@ class PreActResNet(nn.Module):
             drop_path_rate: Stochastic depth of the last unit; it grows linearly from 0.
             zero_init_last: Start every branch at zero.
             recompute_norms: Train in about half the memory: of a BatchNorm and its ReLU only what enters them is kept
-                for backward (`timm_preact.memory`).
+                for backward (`timm_preact.memory`). Under torch.compile, which decides itself what it keeps, and with
+                SyncBatchNorm, which stays what it is, units train as without.
             checkpoint_every: With `set_grad_checkpointing`, units of a stage of which only the first one's input is
                 kept.
-            compile_units: torch.compile each unit at its first call, equal units once (`timm_preact.compilation`).
+            compile_units: torch.compile each unit at its first call, equal units once (`timm_preact.compilation`); for
+                CPUs.
             draw: Draw initial weights. False leaves weights undefined and the random generator alone, for
                 `load_state_dict` to follow, which then initialises what it is not given.
 

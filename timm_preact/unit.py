@@ -353,7 +353,9 @@ class ResidualUnit(nn.Module):
             a = self.pre(x)
             y, projected = first(a), []
         if projected:
-            shortcut = self.shortcut[1:](projected[0])
+            shortcut = projected[0]
+            for layer in list(self.shortcut)[1:]:
+                shortcut = layer(shortcut)
         else:
             shortcut = self.shortcut(a if self.activated_shortcut else x)
         while layers:

@@ -126,14 +126,18 @@ class Measuring:
 
 
 def tests(scale: Scale, device: torch.device) -> Iterator[Tuple[str, Any]]:
-    """Is every path right on this card?"""
-    which = ['tests/test_gpu.py', '-m', 'gpu'] if device.type == 'cuda' else ['tests/test_replicas.py', '-k', 'planned']
-    done = subprocess.run([sys.executable, '-m', 'pytest', '-q', '--maxfail=20', *which, '-p', 'no:cacheprovider'],
-                          cwd=ROOT, capture_output=True, text=True)
-    lines = done.stdout.strip().splitlines()
-    yield 'summary', lines[-1] if lines else done.stderr[-500:]
-    yield 'failed', [line for line in lines if line.startswith(('FAILED', 'ERROR'))]
-    yield 'says', done.stdout[-6000:] if done.returncode else ''
+    """Is every path right on this card? The newest first."""
+    which = {'replicas': ['tests/test_gpu.py', '-m', 'gpu', '-k', 'replica'],
+             'all else': ['tests/test_gpu.py', '-m', 'gpu', '-k', 'not replica']}
+    if device.type == 'cpu':
+        which = {'replicas': ['tests/test_replicas.py', '-k', 'planned']}
+    for name, arguments in which.items():
+        done = subprocess.run([sys.executable, '-m', 'pytest', '-q', '--maxfail=20', '--durations=8', *arguments,
+                               '-p', 'no:cacheprovider'], cwd=ROOT, capture_output=True, text=True)
+        lines = done.stdout.strip().splitlines()
+        yield name, lines[-1] if lines else done.stderr[-500:]
+        yield f'{name}: failed', [line for line in lines if line.startswith(('FAILED', 'ERROR'))]
+        yield f'{name}: output', done.stdout[-8000:]
 
 
 def cifar(scale: Scale, device: torch.device, crews: Dict[str, Crew] = CREWS) -> Iterator[Tuple[str, Any]]:

@@ -1,15 +1,15 @@
 """A unit's layers in fewer passes over memory, where the machine has a kernel for it.
 
-One file a machine: `onednn` on a CPU, `triton` on a GPU, and `plain`, which says in PyTorch's operators what the others
-compute and runs anywhere. Which one runs is chosen here, by the tensor: nobody who calls knows a machine. Where a graph
-is recorded (autograd, TorchScript, a compiler, export) that is always `plain`.
+One file a machine: `onednn` on a CPU, `cudnn` and `triton` on a GPU, and `plain`, which says in PyTorch's operators
+what the others compute and runs anywhere. Which one runs is chosen here, by the tensor: nobody who calls knows a
+machine. Where a graph is recorded (autograd, TorchScript, a compiler, export) that is always `plain`.
 """
 import warnings
 from typing import Any, Callable, Optional, Tuple
 
 import torch
 
-from . import onednn, plain
+from . import cudnn, onednn, plain
 from .onednn import pack_weight
 from .plain import EPS, HALF_PRECISION, VARIANCE, Geometry, normalise
 
@@ -19,9 +19,8 @@ except ImportError:  # PyTorch brings Triton along on Linux alone
     blocks = triton = None
 
 __all__ = [
-    'EPS', 'HALF_PRECISION', 'VARIANCE', 'Geometry', 'convolve', 'fuses', 'images_at_once', 'normalise',
-    'norm_backward', 'pack_weight', 'relu_backward', 'runs_blocks_on', 'scale_shift_relu',
-    'statistics',
+    'EPS', 'HALF_PRECISION', 'VARIANCE', 'Geometry', 'convolve', 'convolve_for_next', 'fuses', 'joins', 'normalise',
+    'norm_relu', 'norm_relu_backward', 'pack_weight', 'runs_blocks_on', 'scale_shift_relu',
 ]
 
 
@@ -44,6 +43,11 @@ def on_gpu(x: torch.Tensor) -> bool:
 def runs_blocks_on(device: torch.device) -> bool:
     """Whether the kernels that train several small networks at once, `blocks`, run on a device."""
     return triton is not None and triton.works and triton.runs_on(device)
+
+
+def joins(x: torch.Tensor) -> bool:
+    """Whether `convolve_for_next` saves a pass over memory."""
+    return on_gpu(x)
 
 
 def attempt(kernel: Callable, *args: Any) -> Any:
@@ -82,11 +86,40 @@ def convolve(
     """
     if fuses(x):
         return onednn.convolve(x, weight, bias, geometry, plus, relu, overwrite)
-    if on_gpu(x) and (bias is not None or plus is not None or relu):
+    if relu and not is_recorded(x) and cudnn.takes(x, weight, bias, geometry, relu):
+        y = cudnn.convolve(x, weight, bias, geometry, plus)
+        if y is not None:
+            return y
+    if (bias is not None or plus is not None or relu) and on_gpu(x):
         y = plain.convolve(x, weight, None, geometry)
         if triton.takes(y) and attempt(triton.finish_convolution, y, bias, plus, relu) is not None:
             return y
     return plain.convolve(x, weight, bias, geometry, plus, relu)
+
+
+def convolve_for_next(
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: Optional[torch.Tensor],
+        geometry: Geometry,
+        plus: torch.Tensor,
+        scale: torch.Tensor,
+        shift: torch.Tensor,
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    """y = conv(x) + plus, and ReLU(scale * y + shift): what a unit leaves, and what the next one reads of it first.
+
+    Args:
+        x, weight, bias, geometry, plus: Of `convolve`.
+        scale, shift: Of `scale_shift_relu`, for y.
+    """
+    if on_gpu(x):
+        y = plain.convolve(x, weight, None, geometry)
+        if triton.takes(y):
+            a = attempt(triton.finish_for_next, y, bias, plus, scale, shift)
+            if a is not None:
+                return y, a
+    y = convolve(x, weight, bias, geometry, plus)
+    return y, scale_shift_relu(y, scale, shift)
 
 
 def scale_shift_relu(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
@@ -105,66 +138,65 @@ def scale_shift_relu(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) 
     return plain.scale_shift_relu(x, scale, shift) if y is None else y
 
 
-def statistics(
+def norm_relu(
         x: torch.Tensor,
-        running: Tuple[torch.Tensor, torch.Tensor],
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        running: Tuple[torch.Tensor, torch.Tensor, Optional[torch.Tensor]],
         momentum: float,
         eps: float,
 ) -> Tuple[torch.Tensor, torch.Tensor]:
-    """A BatchNorm's mean and 1 / deviation of each channel of x, (C,) in float32 at least; running statistics move.
+    """ReLU(BatchNorm(x)) of a BatchNorm in training, whose running statistics move.
 
     Args:
         x: (N, C, H, W).
-        running: Mean and variance, (C,), changed in place by `momentum`.
+        weight: (C,).
+        bias: (C,).
+        running: Mean and variance, (C,), changed in place by `momentum`, and the number of batches so far, or None.
         momentum: Share of the new statistics.
         eps: Added to the variance.
+
+    Returns:
+        (N, C, H, W), and what backward wants of it, (4, C) in float32 at least: mean, 1 / deviation, and the scale and
+        the shift that make of x what stands before the ReLU.
     """
-    found = attempt(triton.statistics, x, running, momentum, eps) if on_gpu(x) else None
-    return plain.statistics(x, running, momentum, eps) if found is None else found
+    made = attempt(triton.norm_relu, x, weight, bias, running, momentum, eps) if on_gpu(x) else None
+    if made is not None:
+        return made
+    stats = plain.norm_statistics(x, weight, bias, running, momentum, eps)
+    return scale_shift_relu(x, stats[2], stats[3]), stats
 
 
-def images_at_once(x: torch.Tensor) -> int:
-    """How many images backward should work on at once."""
-    return onednn.images_at_once(x) if x.device.type == 'cpu' else len(x)
-
-
-def relu_backward(grad: torch.Tensor, a: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    """`grad` where a ReLU's output a is above 0; where `norm_backward` looks after that itself, `grad` as it is.
-
-    Args:
-        grad: With respect to a.
-        a: (N, C, H, W).
-        out: May be filled.
-    """
-    if on_gpu(a):
-        return grad
-    return torch.ops.aten.threshold_backward(grad, a, 0, grad_input=out)
-
-
-def norm_backward(
-        grad: torch.Tensor,
+def norm_relu_backward(
         x: torch.Tensor,
         weight: torch.Tensor,
-        mean: torch.Tensor,
-        invstd: torch.Tensor,
-        scale: torch.Tensor,
-        shift: torch.Tensor,
+        stats: torch.Tensor,
+        backward: Callable[[torch.Tensor, Optional[slice]], torch.Tensor],
 ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The gradients of ReLU(BatchNorm(x)) with respect to x and to the norm's weight and bias.
+    """The gradients of `norm_relu` with respect to x, weight and bias.
 
     Args:
-        grad: What `relu_backward` returned, (N, C, H, W).
-        x: What the norm read.
+        x: What the norm read, (N, C, H, W).
         weight: The norm's, (C,).
-        mean: Of `statistics`, (C,).
-        invstd: Of `statistics`, (C,).
-        scale: Of `normalise`, (C,): with `shift` what became of x before the ReLU.
-        shift: Of `normalise`, (C,).
+        stats: Of `norm_relu`.
+        backward: Is given what `norm_relu` made of some images, made again, and which they are, None for all of them;
+            returns the gradient with respect to it, of the same shape. Every image is in one call.
     """
     if on_gpu(x):
-        gradients = attempt(triton.norm_backward, grad, x, weight, mean, invstd, scale, shift)
-        if gradients is not None:
-            return gradients
-        a = plain.scale_shift_relu(x, scale, shift)
-        grad = torch.ops.aten.threshold_backward(grad, a, 0)
-    return plain.norm_backward(grad, x, weight, mean, invstd)
+        a = attempt(triton.apply_norm, x, stats)
+        if a is not None:
+            grad = backward(a, None)
+            del a
+            gradients = attempt(triton.norm_backward, grad, x, weight, stats)
+            if gradients is not None:
+                return gradients
+            grad = torch.ops.aten.threshold_backward(grad, plain.scale_shift_relu(x, stats[2], stats[3]), 0)
+            return plain.norm_backward(grad, x, weight, stats)
+    grad, at_once = torch.empty_like(x), onednn.images_at_once(x) if x.device.type == 'cpu' else len(x)
+    for start in range(0, len(x), at_once):
+        part = slice(start, start + at_once)
+        a = scale_shift_relu(x[part], stats[2], stats[3])
+        torch.ops.aten.threshold_backward(
+            backward(a, part if at_once < len(x) else None), a, 0, grad_input=grad[part])
+        del a
+    return plain.norm_backward(grad, x, weight, stats)

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 __all__ = [
-    'EACH_CHANNEL_ALONE', 'EPS', 'HALF_PRECISION', 'VARIANCE', 'Geometry', 'convolve', 'norm_backward', 'normalise',
-    'scale_shift_relu', 'statistics',
+    'EACH_CHANNEL_ALONE', 'EPS', 'HALF_PRECISION', 'VARIANCE', 'Geometry', 'convolve', 'norm_backward',
+    'norm_statistics', 'normalise', 'scale_shift_relu',
 ]
 
 HALF_PRECISION = (torch.bfloat16, torch.float16)
@@ -57,27 +57,32 @@ def scale_shift_relu(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) 
     return F.batch_norm(x, mean, var, scale, shift, False, 0., EPS).relu_()
 
 
-def statistics(
+def norm_statistics(
         x: torch.Tensor,
-        running: Tuple[torch.Tensor, torch.Tensor],
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        running: Tuple[torch.Tensor, torch.Tensor, Optional[torch.Tensor]],
         momentum: float,
         eps: float,
-) -> Tuple[torch.Tensor, torch.Tensor]:
-    """`timm_preact.kernels.statistics`."""
-    mean, var = torch.batch_norm_update_stats(x, *running, momentum)
-    return mean, (var + eps).rsqrt_()
+) -> torch.Tensor:
+    """Mean, 1 / deviation, scale and shift of `timm_preact.kernels.norm_relu`, (4, C)."""
+    running_mean, running_var, count = running
+    if count is not None:
+        count.add_(1)
+    mean, var = torch.batch_norm_update_stats(x, running_mean, running_var, momentum)
+    invstd = (var + eps).rsqrt_()
+    return torch.stack((mean, invstd, *normalise(mean, invstd, weight, bias, x.dtype)))
 
 
 def norm_backward(
         grad: torch.Tensor,
         x: torch.Tensor,
         weight: torch.Tensor,
-        mean: torch.Tensor,
-        invstd: torch.Tensor,
+        stats: torch.Tensor,
 ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """A BatchNorm's gradients with respect to x, weight and bias, given that with respect to its output."""
     return torch.ops.aten.native_batch_norm_backward(
-        grad, x, weight, None, None, mean, invstd, True, EPS, [True, True, True])  # its eps is in invstd already
+        grad, x, weight, None, None, stats[0], stats[1], True, EPS, [True, True, True])  # its eps is in invstd already
 
 
 def normalise(
