@@ -156,6 +156,18 @@ def test_what_the_kernels_do_not_take_trains_by_the_modules_and_says_so(start, c
     assert "trains by PyTorch's modules: groups of 3 images do not divide a batch of 8" in capsys.readouterr().err
 
 
+def test_where_memory_is_short_those_that_fit_train_and_the_others_say_how_many_do(start, monkeypatch):
+    def for_one(models, *args):
+        if len(models) > 1:
+            raise torch.OutOfMemoryError('CUDA out of memory')
+        return replicas.Replicas(models, *args)
+
+    monkeypatch.setattr('train.group.Replicas', for_one)
+    ended = ends(start(0, 'first', steps=1), start(1, 'second', steps=1))
+    assert [run.state for run in ended] == ['finished', 'cut']
+    assert ended[1].error == 'second does not fit into memory beside 1 others: train 1 together.'
+
+
 @pytest.mark.slow
 def test_fifty_steps_are_those_of_the_modules(start):
     """At a small rate, as `test_run.py` says why."""

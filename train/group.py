@@ -159,10 +159,11 @@ def crews_of(runs: List['Run']) -> List[Union['Run', Group]]:
 
 def group_of(runs: List['Run']) -> List[Union['Run', Group]]:
     for count in range(len(runs), 0, -1):
+        if runs[0].device.type == 'cuda':
+            torch.cuda.empty_cache()  # of a group that has parted, or did not fit
         try:
             group = Group(runs[:count])
         except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
             continue
         except Unfit as e:
             return by_modules(runs, str(e))
