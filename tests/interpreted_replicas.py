@@ -61,6 +61,18 @@ def test_replicas_are_each_its_own_network_and_the_next_step_is_right_too(small)
     assert errors == pytest.approx([error_on(model, beside.tests) for model in beside.models])
 
 
+def test_rows_that_differ_in_constants_alone_are_replicas_of_each_other(small):
+    """Table 1's three constant scalings in one launch."""
+    scales = [dict(shortcut=0., residual=1.), dict(shortcut=0.5, residual=1.)]
+    models = [net('const_scale', merge_kwargs=scale) for scale in scales]
+    assert repr(models[0]) == repr(models[1])
+    beside = Beside(models, small, batch_size=4)
+    beside.step()
+    for r in range(2):
+        found = beside.differences(r, beside.step_of_modules(r))
+        assert all(difference < 1e-5 for difference in found.values()), found
+
+
 def test_bfloat16_is_as_near_to_float32_as_pytorchs(small):
     exact, autocast = (Beside([net('orig')], small) for _ in range(2))
     half = Beside([net('orig')], small, dtype=torch.bfloat16)

@@ -26,7 +26,7 @@ from train.pages import filled
 from train.recipe import choose_recipe
 from train.rows import CIFAR, FIGURES, PAPER_ROWS, ROWS, SMALL_FIGURES, SMALL_ROWS, Row
 from train.run import lock_folder
-from train.tables import README, app, command_of, data_of, share_of
+from train.tables import README, app, command_of, data_of, order_of, share_of
 
 ROOT = Path(__file__).parents[1]
 TINY_ROWS = {f'tiny-{i}': Row(
@@ -456,3 +456,11 @@ def test_the_slurm_array_is_a_script_with_options_that_exist():
     offered = succeed('run', '--help')
     assert len(options) == 6 and all(option in offered for option in options)
     assert 'runs are missing' in script.read_text()
+
+
+def test_seeds_that_train_as_one_are_taken_together_and_shared_together():
+    everything = slice(None)
+    assert order_of(['a', 'b'], 2, 1, everything) == [('a', 0), ('b', 0), ('a', 1), ('b', 1)]
+    assert order_of(['a', 'b'], 5, 3, everything) == [
+        ('a', 0), ('a', 1), ('a', 2), ('b', 0), ('b', 1), ('b', 2), ('a', 3), ('a', 4), ('b', 3), ('b', 4)]
+    assert order_of(['a', 'b'], 5, 5, slice(1, None, 2)) == [('b', seed) for seed in range(5)]

@@ -43,7 +43,7 @@ from timm_preact.benchmark import alternate, fastest_peer, hardware, markdown
 from timm_preact.data import ImageSet, load_image_set
 from timm_preact.errors import UserError, check_name, one_sentence_errors
 from timm_preact.files import write_atomically
-from train import pages
+from train import gpu, pages
 from train.batches import EpochPlan, error_on
 from train.recipe import RECIPES, Recipe, lr_at, parameter_groups
 from train.run import Run, local_device, peak_memory
@@ -580,7 +580,9 @@ def filled(text: str) -> str:
     def table(name: str) -> str:
         return TABLES[name](read(name))
 
-    return pages.filled(text, {**{name: partial(table, name) for name in TABLES}, 'speed': partial(speed_table, read)})
+    return pages.filled(text, {
+        **{name: partial(table, name) for name in TABLES}, 'speed': partial(speed_table, read),
+        'gpu': partial(gpu.tables, BENCHMARKS / 'gpu')})
 
 
 TABLES = dict(

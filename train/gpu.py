@@ -1,6 +1,6 @@
 """All that a card can say of the package, in under seven minutes, the most telling first.
 
-    python -m train.gpu --to gpu_results
+    python -m train.gpu --to benchmarks/gpu && python -m train.benchmark report
     python -m train.gpu --to rehearsal --small          # the same on a CPU, where only the card would be new
 
 Each section is a process of its own with a time limit of its own, so that none takes another's time or device down with
@@ -21,10 +21,16 @@ import numpy as np
 import timm
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from timm_preact.benchmark import PACKAGES, Setting, benchmark, hardware, installed, synchronize
+from timm_preact.benchmark import (
+    PACKAGES,
+    Setting,
+    benchmark,
+    fastest_peer,
+    hardware,
+    installed,
+    synchronize,
+)
 from timm_preact.data import ImageSet, load_sample
 from timm_preact.errors import UserError, check_device, one_sentence_errors
 from timm_preact.files import write_atomically
@@ -288,7 +294,8 @@ def main(
         return measure(only, scale, device, to)
     for name in sections.split(','):
         if name not in SECTIONS:
-            raise UserError(f'--sections {name} is not known: choose from {",".join(SECTIONS)}.')
+            raise UserError(f'--sections {name} is not known: choose from {", ".join(SECTIONS)}.')
+    for name in sections.split(','):
         seconds = SECTIONS[name][1] * limit * (10 if small else 1)
         print(f'{name}, at most {seconds:.0f} s', flush=True)
         arguments = ['--to', str(to), '--only', name, *['--small'] * small]
@@ -299,7 +306,7 @@ def main(
         except subprocess.TimeoutExpired:
             print(f'{name}: cut off')
         print(f'{name}: {time.monotonic() - start:.0f} s', flush=True)
-    report(to)
+    print(tables(to))
 
 
 def measure(name: str, scale: Scale, device: torch.device, to: Path) -> None:
@@ -322,14 +329,37 @@ def brief(value: Any) -> str:
     return str(value)[:300]
 
 
-def report(to: Path) -> None:
-    """Print what the sections have of speed against its goal."""
-    table = Table('', 'images/s', 'goal on an H100')
-    for path in sorted(to.glob('*.json')):
-        for key, value in json.loads(path.read_text())['results'].items():
-            if isinstance(value, dict) and 'images_per_second' in value:
-                table.add_row(key, f"{value['images_per_second']:,.0f}", f"{value['goal']:,}" if value['goal'] else '')
-    Console(width=120).print(table)
+def results_of(folder: Path, section: str) -> Dict[str, Any]:
+    """What a section wrote, without its remarks; nothing if it has not run."""
+    path = folder / f'{section}.json'
+    results = json.loads(path.read_text())['results'] if path.exists() else {}
+    return {key: value for key, value in results.items() if isinstance(value, dict)
+            and ('images_per_second' in value or 'contestants' in value)}
+
+
+def tables(folder: Path) -> str:
+    """Markdown: the trainer's images/s beside their goals, then ours against the fastest peer, and what card it was."""
+    crews = {**results_of(folder, 'cifar'), **results_of(folder, 'placements')}
+    runs = {**results_of(folder, 'training'), **results_of(folder, 'inference')}
+    if not crews and not runs:
+        return 'No card has run it yet.'
+    facts = json.loads(next(path for path in sorted(folder.glob('*.json'))).read_text())
+    lines = [f"{facts['hardware']}, torch {facts['versions']['torch']}, commit {str(facts['commit'])[:8]}.", '']
+    if crews:
+        lines += ['| | images/s | goal on an H100 |', '|---|--:|--:|', *(
+            f"| {name} | {found['images_per_second']:,.0f} | {format(found['goal'], ',') if found['goal'] else '-'} |"
+            for name, found in crews.items()), '']
+    if runs:
+        lines += ['| | ours, images/s | fastest peer | speed | memory |', '|---|--:|--:|--:|--:|']
+    for name, run in runs.items():
+        peer, contestants = fastest_peer(run), run['contestants']
+        for ours in [found for found in contestants if peer and not found.startswith(PACKAGES)]:
+            mine, theirs = contestants[ours], contestants[peer]
+            memory = f"{mine['memory'] / theirs['memory']:.2f}" if mine['memory'] and theirs['memory'] else '-'
+            lines.append(
+                f"| {name}: {ours} | {mine['images_per_second']:,.0f} | {peer}: {theirs['images_per_second']:,.0f} | "
+                f"{mine['images_per_second'] / theirs['images_per_second']:.2f} | {memory} |")
+    return '\n'.join(lines)
 
 
 if __name__ == '__main__':

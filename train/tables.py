@@ -37,6 +37,7 @@ import typer
 from timm_preact.data import ImageSet, load_image_set
 from timm_preact.errors import UserError, one_sentence_errors
 from timm_preact.files import write_atomically
+from timm_preact.kernels import runs_blocks_on
 from train.evidence import (
     PAPER_RUNS,
     RESULTS,
@@ -115,6 +116,13 @@ def rows_named(patterns: List[str]) -> List[str]:
             raise UserError(f'{pattern} is no row: python -m train.tables list names them.')
         keys += [key for key in matches if key not in keys]
     return keys
+
+
+def order_of(keys: List[str], seeds: int, at_once: int, share: slice) -> List[Tuple[str, int]]:
+    """The runs of rows, `at_once` seeds of each before the next seeds of any; of those portions a share."""
+    portions = [[(key, seed) for seed in range(first, min(first + at_once, seeds))]
+                for first in range(0, seeds, at_once) for key in keys]
+    return [run for portion in portions[share] for run in portion]
 
 
 class Campaign:
@@ -259,16 +267,18 @@ def run_rows(
         compile_model: bool = typer.Option(False, '--compile', help='torch.compile the networks.'),
         capture: bool = typer.Option(True, help='On a GPU, capture the step as a CUDA graph and replay it.'),
 ) -> None:
-    """Run what is missing of rows, a seed of each before the next seed."""
+    """Run what is missing of rows, a seed of each before the next seed; where seeds train as one, as many as do."""
     if every == bool(rows):
         raise UserError('name rows, or all of them by --all.')
     for option, value in (('--seeds', seeds), ('--together', together)):
         if value < 1:
             raise UserError(f'{option} is {value}: it must be above 0.')
     keys = list(ROWS) if every else rows_named(rows)
-    todo = [(key, seed) for seed in range(seeds) for key in keys][share_of(share)]
+    where = local_device(device)
+    as_one = capture and not compile_model and runs_blocks_on(where)
+    todo = order_of(keys, seeds, together if as_one else 1, share_of(share))
     deadline = time.monotonic() + seconds_of(budget) if budget else math.inf
-    campaign = Campaign(data, runs, results.resolve(), local_device(device), together, compile_model, capture)
+    campaign = Campaign(data, runs, results.resolve(), where, together, compile_model, capture)
     began = campaign.train(todo, deadline)
     if campaign.failed:
         raise UserError(f'{len(campaign.failed)} runs could not be trained, the first: {campaign.failed[0]}')
