@@ -142,6 +142,15 @@ def test_what_the_kernels_do_not_take_is_refused_with_a_reason(arguments, senten
         planned('preact_resnet110', **arguments)
 
 
+def test_a_norm_of_one_value_is_refused_as_pytorch_does():
+    from train.replicas import Replicas
+    images = ImageSet(np.zeros((4, 2, 2, 3), np.uint8), np.zeros(4, np.int64), ['a', 'b'])
+    batches = Batches(images, torch.zeros(3), torch.ones(3), CPU)
+    model = timm.create_model('preact_resnet110', layers=(1, 1), channels=(16, 32), num_classes=2)
+    with pytest.raises(Unfit, match='one value of a channel'):
+        Replicas([model], choose_recipe('paper', batch_size=4, bn_group=1), batches, batches, CPU)
+
+
 @pytest.mark.parametrize('height, width', [(33, 32), (30, 32)])
 def test_an_odd_map_is_refused_where_it_is_halved(height, width):
     model = timm.create_model('preact_resnet110', layers=(1, 1, 1))

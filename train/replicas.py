@@ -35,7 +35,8 @@ class Tiling(NamedTuple):
     stages: int
 
 
-# By the larger number of channels, for 3x3 kernels with stride 1; measured on an H100 with 5 replicas
+# By the larger number of channels, for 3x3 kernels with stride 1: what was fastest in a prototype of these kernels on an
+# H100 with 5 replicas; `train.gpu` measures others
 FORWARD = {16: Tiling(2, 2, 128, 4, 3), 32: Tiling(2, 2, 64, 4, 2), 64: Tiling(1, 1, 64, 4, 3)}
 BACKWARD = {16: Tiling(1, 2, 128, 4, 2), 32: Tiling(1, 2, 128, 4, 2), 64: Tiling(1, 1, 128, 4, 2)}
 WEIGHT = {16: Tiling(1, 2, 64, 4, 3), 32: Tiling(1, 2, 64, 8, 2), 64: Tiling(1, 1, 64, 4, 3)}
@@ -172,6 +173,8 @@ class Replicas:
         largest = max(h * w * c for h, w, c in (layer.out.shape for layer in self.net.layers))
         if max(largest, self.size[0] * self.size[1] * IMAGE_CHANNELS) * self.batch * self.R >= ELEMENTS:
             raise Unfit(f'maps of {self.R} times {self.batch} images have {ELEMENTS} elements or more')
+        if any(norm.pixels * self.images == 1 for norm in self.net.norms):
+            raise Unfit('a norm sees one value of a channel')
         self.lay_out_parameters()
         self.allocate(train, test)
         for i, layer in enumerate(self.net.layers):
