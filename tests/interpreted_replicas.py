@@ -61,6 +61,26 @@ def test_replicas_are_each_its_own_network_and_the_next_step_is_right_too(small)
     assert errors == pytest.approx([error_on(model, beside.tests) for model in beside.models])
 
 
+@pytest.mark.parametrize('at_once', [8192, 32])
+@pytest.mark.parametrize('kind', ['full', 'excl_gate'])
+def test_maps_of_many_tiles_the_last_one_smaller_have_the_same_sums(kind, at_once, small, monkeypatch):
+    """Added up by one load, or by several."""
+    for table in (replicas.FORWARD, replicas.BACKWARD, replicas.WEIGHT):
+        for channels, tiling in table.items():
+            monkeypatch.setitem(table, channels, tiling._replace(blocks=64))
+    monkeypatch.setattr(replicas, 'POINTWISE', replicas.POINTWISE._replace(blocks=64))
+    monkeypatch.setattr(replicas, 'ELEMENTWISE', 1024)
+    monkeypatch.setattr(replicas, 'SUMS_AT_ONCE', at_once)
+    monkeypatch.setattr(replicas, 'WEIGHT_PROGRAMS', {16: 2, 32: 2, 64: 2})
+    beside = Beside([net(kind)], small, batch_size=5, bn_group=5)
+    grids = {launch.grid[0] for launch in beside.replicas.launches
+             if launch.kernel.__name__ in ('convolution_kernel', 'merge_kernel', 'merge_backward_kernel')}
+    assert max(grids) > 2
+    beside.step()
+    found = beside.differences(0, beside.step_of_modules(0))
+    assert all(difference < 1e-5 for difference in found.values()), found
+
+
 def test_rows_that_differ_in_constants_alone_are_replicas_of_each_other(small):
     """Table 1's three constant scalings in one launch."""
     scales = [dict(shortcut=0., residual=1.), dict(shortcut=0.5, residual=1.)]

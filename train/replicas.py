@@ -331,6 +331,11 @@ class Replicas:
         self.partial_size = max(self.partial_size, sets * self.R * self.G * tiles * 2 * channels)
         return SUMS
 
+    def sums_at_once(self, tiles: int, channels: int) -> Dict[str, Any]:
+        """How many tiles' sums one load brings, and whether these are all."""
+        most = SUMS_AT_ONCE // channels
+        return dict(TB=min(most, next_power_of_2(tiles)), ONCE=tiles <= most)
+
     def groups(self, tiles: int, more: int = 1) -> Tuple[int, int, int]:
         return tiles, self.R * self.G, more
 
@@ -409,7 +414,7 @@ class Replicas:
                  TW=window.per_row, K=window.columns, NORM=source.norm is not None, RELU=source.relu,
                  PLUS=0 if plus is None else 2 if plus.pads else 1, **self.shortcut_constants(plus, 'PLUS'),
                  PC=plus.view.map.channels if plus else 1, PS=plus.stride if plus else 1, STATS=out.norm is not None,
-                 TB=SUMS_AT_ONCE // (columns // pixels), num_warps=tiling.warps, num_stages=tiling.stages))
+                 **self.sums_at_once(tiles, columns // pixels), num_warps=tiling.warps, num_stages=tiling.stages))
 
     def merge_constants(self, layer: Merge) -> Dict[str, Any]:
         shortcut, out, branch = layer.shortcut, layer.out, layer.branch
@@ -417,8 +422,7 @@ class Replicas:
             G=self.G, H=out.height, W=out.width, C=out.channels, BM=ELEMENTWISE // out.channels, PAD=shortcut.pads,
             HC=shortcut.view.map.channels, HS=shortcut.stride, **self.shortcut_constants(shortcut, 'H'),
             F_NORM=bool(branch and branch.norm), F_RELU=bool(branch and branch.relu),
-            GATE={'shortcut_gate': 1, 'excl_gate': 2}.get(layer.kind, 0), DROP=layer.drop > 0.,
-            TB=SUMS_AT_ONCE // out.channels)
+            GATE={'shortcut_gate': 1, 'excl_gate': 2}.get(layer.kind, 0), DROP=layer.drop > 0.)
 
     def merge(self, layer: Merge, i: int, statistics: bool) -> Launch:
         out, branch = layer.out, layer.branch
@@ -433,7 +437,8 @@ class Replicas:
             (*self.merge_inputs(layer, i), self.maps[out], mine['coef'], mine['gamma'], mine['beta'],
              self.partial(tiles, out.channels), self.counter, self.P, pixels, self.net.eps, float(layer.drop), i,
              int(statistics)),
-            dict(constants, F=branch is not None, STATS=out.norm is not None))
+            dict(constants, F=branch is not None, STATS=out.norm is not None,
+                 **self.sums_at_once(tiles, out.channels)))
 
     def merge_inputs(self, layer: Merge, i: int) -> Tuple[torch.Tensor, ...]:
         """h and F with their norms' statistics, the gate and its bias, the factors and the seeds."""
@@ -481,7 +486,7 @@ class Replicas:
             (self.dpooled, self.maps[view.map], mine['coef'], mine['back'], mine['gamma'], dx.tensor,
              self.partial(self.images, self.features), self.counter, self.P, self.images, pixels),
             dict(G=self.G, C=self.features, BM=next_power_of_2(pixels), NORM=view.norm is not None, RELU=view.relu,
-                 TB=SUMS_AT_ONCE // self.features, num_warps=self.head_warps)))
+                 TB=self.sums_at_once(self.images, self.features)['TB'], num_warps=self.head_warps)))
         self.complete(view, dx)
 
     def gradient(self, name: str) -> torch.Tensor:
@@ -574,7 +579,8 @@ class Replicas:
                  K=window.columns, NORM=source.norm is not None, RELU=source.relu, FINISH=finishes,
                  ADD=0 if add is None else 2 if how.pads else 1,
                  AC=add.shape[2] if add else 1, AS=how.stride if how else 1, RAW=raw is not None,
-                 TB=SUMS_AT_ONCE // (columns // pixels), num_warps=tiling.warps, num_stages=tiling.stages))
+                 TB=self.sums_at_once(tiles, columns // pixels)['TB'], num_warps=tiling.warps,
+                 num_stages=tiling.stages))
 
     def weight_gradient(self, layer: Conv, dy: Buffer) -> None:
         source, out = layer.source, layer.out
@@ -629,7 +635,8 @@ class Replicas:
             (dy.tensor, inputs[0], inputs[1], of_h['back'], of_h['gamma'], dh.tensor, inputs[2], inputs[3],
              of_f['back'], of_f['gamma'], df.tensor, inputs[4], inputs[5], dz.tensor, bias['back'], *inputs[6:],
              self.partial(tiles, layer.out.channels, 3), self.counter, self.P, pixels, float(layer.drop), i),
-            dict(constants, WRITE_H=write_h, H_SUMS=own and h.norm is not None, WRITE_F=write_f)))
+            dict(constants, WRITE_H=write_h, H_SUMS=own and h.norm is not None, WRITE_F=write_f,
+                 TB=self.sums_at_once(tiles, layer.out.channels)['TB'])))
         if layer.gate is not None:
             self.gradients[layer.gate] = dz
         if not write_f:

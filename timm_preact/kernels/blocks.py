@@ -98,19 +98,33 @@ def statistics_of_tile(v, inside, count, partial, tile, c, PIXELS: tl.constexpr,
 
 
 @triton.jit
-def finish_statistics(partial, tiles, size, total, gamma, beta, coef, eps, c, C: tl.constexpr, TB: tl.constexpr):
-    """Of `total` pixels in tiles of `size`, the last one smaller: what a norm makes of them."""
-    s, _ = add_up(partial, tiles, c, C, TB)
-    mean = s / total
-    square = tl.zeros(c.shape, tl.float32)
-    for start in range(0, tiles, TB):
-        t = start + tl.arange(0, TB)
-        ok = (t < tiles)[:, None] & (c >= 0)[None, :]
-        o = partial + t[:, None] * (2 * C) + c[None, :]
-        count = tl.maximum(tl.minimum(size, total - t * size), 1).to(tl.float32)[:, None]
-        d = tl.load(o, mask=ok, other=0.0, cache_modifier='.cg') / count - mean[None, :]
-        q = tl.load(o + C, mask=ok, other=0.0, cache_modifier='.cg')
-        square += tl.sum(tl.where(ok, q + count * d * d, 0.0), 0)
+def load_sums(partial, start, tiles, size, total, c, C: tl.constexpr, TB: tl.constexpr):
+    """Sums, squares and pixels of TB tiles from `start` on, 0 (pixels: 1) behind the last."""
+    t = start + tl.arange(0, TB)
+    o = partial + t[:, None] * (2 * C) + c[None, :]
+    ok = (t < tiles)[:, None] & (c >= 0)[None, :]
+    count = tl.maximum(tl.minimum(size, total - t * size), 1).to(tl.float32)[:, None]
+    return (tl.load(o, mask=ok, other=0.0, cache_modifier='.cg'),
+            tl.load(o + C, mask=ok, other=0.0, cache_modifier='.cg'), count, ok)
+
+
+@triton.jit
+def finish_statistics(partial, tiles, size, total, gamma, beta, coef, eps, c, C: tl.constexpr, TB: tl.constexpr,
+                      ONCE: tl.constexpr):
+    """Of `total` pixels in tiles of `size`, the last one smaller: what a norm makes of them. ONCE: TB tiles are all."""
+    if ONCE:
+        s, q, count, ok = load_sums(partial, 0, tiles, size, total, c, C, TB)
+        mean = tl.sum(s, 0) / total
+        d = s / count - mean[None, :]
+        square = tl.sum(tl.where(ok, q + count * d * d, 0.0), 0)
+    else:
+        mean, _ = add_up(partial, tiles, c, C, TB)
+        mean = mean / total
+        square = tl.zeros(c.shape, tl.float32)
+        for start in range(0, tiles, TB):
+            s, q, count, ok = load_sums(partial, start, tiles, size, total, c, C, TB)
+            d = s / count - mean[None, :]
+            square += tl.sum(tl.where(ok, q + count * d * d, 0.0), 0)
     store_statistics(coef, mean, square / total, tl.load(gamma + c), tl.load(beta + c), eps, c, C)
 
 
@@ -166,7 +180,7 @@ def convolution_kernel(
         KS: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, T: tl.constexpr,
         TW: tl.constexpr, K: tl.constexpr, NORM: tl.constexpr, RELU: tl.constexpr, PLUS: tl.constexpr,
         PLUS_NORM: tl.constexpr, PLUS_RELU: tl.constexpr, PC: tl.constexpr, PS: tl.constexpr, STATS: tl.constexpr,
-        TB: tl.constexpr):
+        TB: tl.constexpr, ONCE: tl.constexpr):
     """y = conv(relu(norm(x))) + plus, and, to `measure` and with STATS, the statistics of y.
 
     H, W are y's; PLUS: 0 none, 1 a map as y, 2 option A.
@@ -236,7 +250,7 @@ def convolution_kernel(
         statistics_of_tile(stored.to(tl.float32), inside, count, partial, tl.program_id(0), channels, BH * BW, CB, CO)
         if is_last(counter + rg * tl.num_programs(2) + tl.program_id(2), tiles):
             finish_statistics(partial, tiles, BM * BH * BW, images * H * W, gamma + r * P, beta + r * P,
-                              y_coef + rg * (ROWS * CO), eps, channels, CO, TB)
+                              y_coef + rg * (ROWS * CO), eps, channels, CO, TB, ONCE)
 
 
 @triton.jit
@@ -493,7 +507,7 @@ def merge_kernel(
         unit, measure, G: tl.constexpr, H: tl.constexpr, W: tl.constexpr, C: tl.constexpr, BM: tl.constexpr,
         PAD: tl.constexpr, HC: tl.constexpr, HS: tl.constexpr, H_NORM: tl.constexpr, H_RELU: tl.constexpr,
         F: tl.constexpr, F_NORM: tl.constexpr, F_RELU: tl.constexpr, GATE: tl.constexpr, DROP: tl.constexpr,
-        STATS: tl.constexpr, TB: tl.constexpr):
+        STATS: tl.constexpr, TB: tl.constexpr, ONCE: tl.constexpr):
     """y = of_h * h + of_f * F, each through its norm and ReLU, h by option A if PAD; without F y is h.
 
     Dropout of probability p has `unit`'s own masks. To `measure` and with STATS, y's statistics are made too.
@@ -519,7 +533,7 @@ def merge_kernel(
         statistics_of_tile(stored.to(tl.float32), inside, count, partial, tl.program_id(0), c, 1, C, C)
         if is_last(counter + rg, tiles):
             finish_statistics(partial, tiles, BM, pixels, gamma + r * P, beta + r * P, y_coef + rg * (ROWS * C), eps, c,
-                              C, TB)
+                              C, TB, ONCE)
 
 
 @triton.jit
