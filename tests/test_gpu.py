@@ -138,8 +138,8 @@ def test_a_norm_and_its_backward_are_autograds_twice_to_the_bit(dtype, tolerance
         exact_stats = kernels.norm_relu(x.float(), weight, bias, [*running[:2], None], 0., 1e-5)[1]
         gradients = kernels.norm_relu_backward(x, weight, exact_stats, lambda a, part: grad)
         found.append((a, stats, *gradients, *running))
-        number = len(kernels.triton.compiled)
-    assert kernels.triton.works and (number > 0 or not kernels.triton.LAUNCHES_COMPILED)
+        number = len(kernels.gpu().compiled)
+    assert kernels.gpu().works and (number > 0 or not kernels.gpu().LAUNCHES_COMPILED)
     assert all(torch.equal(first, second) for first, second in zip(*found, strict=True))
     a, stats, *gradients, running_mean, running_var, count = found[0]
     leaves = [t.double().requires_grad_() for t in (x, weight, bias)]
@@ -158,7 +158,7 @@ def test_a_kernel_runs_on_addresses_that_do_not_divide_by_16():
     for _ in range(2):
         actual = kernels.scale_shift_relu(x, scale, shift)
         torch.testing.assert_close(actual, (x * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)).relu())
-    assert kernels.triton.works
+    assert kernels.gpu().works
 
 
 def test_a_step_that_recomputes_can_be_captured(sample):
@@ -190,7 +190,7 @@ def test_a_step_that_recomputes_can_be_captured(sample):
     torch.testing.assert_close(loss, expected, rtol=1e-3, atol=0)
     captured = flat({name: p.grad for name, p in model.named_parameters()})
     assert (captured - gradients).norm() < 0.01 * gradients.norm()
-    assert kernels.triton.works and model.stages[0].blocks[0].pre.num_batches_tracked == 4
+    assert kernels.gpu().works and model.stages[0].blocks[0].pre.num_batches_tracked == 4
 
 
 def fused(dtype):

@@ -34,7 +34,6 @@ from timm_preact.benchmark import (
 from timm_preact.data import ImageSet, load_sample
 from timm_preact.errors import UserError, check_device, one_sentence_errors
 from timm_preact.files import write_atomically
-from timm_preact.kernels import blocks
 from train import replicas
 from train.group import Group, crews_of
 from train.recipe import choose_recipe
@@ -205,7 +204,7 @@ def tilings(scale: Scale, device: torch.device) -> Iterator[Tuple[str, Any]]:
                     [run.model for run in runs], runs[0].recipe, runs[0].train_batches, runs[0].test_batches, device,
                     torch.bfloat16 if device.type == 'cuda' else torch.float32), channels)
             if device.type == 'cuda':
-                blocks.compile_side_by_side([launch for found in nets.values() for launch in found])
+                replicas.blocks.compile_side_by_side([launch for found in nets.values() for launch in found])
             for cut, launches in nets.items():
                 yield f'{channels}: {tuple(cut)}', {
                     launch.kernel.__name__: microseconds(launch, device) for launch in launches}

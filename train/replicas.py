@@ -11,10 +11,14 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 import torch
 from torch import nn
 
-from timm_preact.kernels import blocks
 from timm_preact.layers import IMAGE_CHANNELS, Conv, Map, Merge, Norm, Shortcut, Unfit, View, layers_of
 from train.batches import PAD, Batches
 from train.recipe import Recipe
+
+try:
+    import timm_preact.kernels.blocks as blocks
+except ImportError:  # without Triton nothing is launched from here
+    blocks = None
 
 __all__ = ['Replicas']
 

@@ -5,18 +5,15 @@ what the others compute and runs anywhere. Which one runs is chosen here, by the
 machine. Where a graph is recorded (autograd, TorchScript, a compiler, export) that is always `plain`.
 """
 import warnings
+from functools import lru_cache
+from types import ModuleType
 from typing import Any, Callable, Optional, Tuple
 
 import torch
 
 from . import cudnn, onednn, plain
 from .onednn import pack_weight
-from .plain import EPS, HALF_PRECISION, VARIANCE, Geometry, normalise
-
-try:
-    from . import blocks, triton
-except ImportError:  # PyTorch brings Triton along on Linux alone
-    blocks = triton = None
+from .plain import EPS, HALF_PRECISION, INTERPRETED, VARIANCE, Geometry, normalise
 
 __all__ = [
     'EPS', 'HALF_PRECISION', 'VARIANCE', 'Geometry', 'convolve', 'convolve_for_next', 'fuses', 'joins', 'normalise',
@@ -37,12 +34,32 @@ def fuses(x: torch.Tensor) -> bool:
 
 def on_gpu(x: torch.Tensor) -> bool:
     """Whether Triton's kernels run on x."""
-    return triton is not None and triton.works and not is_recorded(x) and triton.takes(x)
+    return not is_recorded(x) and has_triton(x.device) and gpu().takes(x)
+
+
+def has_triton(device: torch.device) -> bool:
+    """Whether Triton's kernels run on a device."""
+    if device.type != 'cuda' and not INTERPRETED:
+        return False
+    return gpu() is not None and gpu().works and gpu().runs_on(device)
+
+
+@lru_cache
+def gpu() -> Optional[ModuleType]:
+    """The module of Triton's kernels, imported when it is asked for: that takes a quarter of a second.
+
+    None without Triton, which PyTorch brings along on Linux alone.
+    """
+    try:
+        from . import triton
+    except ImportError:
+        return None
+    return triton
 
 
 def runs_blocks_on(device: torch.device) -> bool:
     """Whether the kernels that train several small networks at once, `blocks`, run on a device."""
-    return triton is not None and triton.works and triton.runs_on(device)
+    return has_triton(device)
 
 
 def joins(x: torch.Tensor) -> bool:
@@ -57,7 +74,7 @@ def attempt(kernel: Callable, *args: Any) -> Any:
     except Exception as e:  # Triton's, its compiler's and the driver's errors share no class
         if isinstance(e, torch.OutOfMemoryError):
             raise
-        triton.works = False
+        gpu().works = False
         reason = ' '.join(str(e).split())[:200]
         warnings.warn(f"Triton's kernels do not run here ({type(e).__name__}: {reason}): PyTorch's own run from now "
                       f"on.", RuntimeWarning, stacklevel=3)
@@ -92,7 +109,7 @@ def convolve(
             return y
     if (bias is not None or plus is not None or relu) and on_gpu(x):
         y = plain.convolve(x, weight, None, geometry)
-        if triton.takes(y) and attempt(triton.finish_convolution, y, bias, plus, relu) is not None:
+        if gpu().takes(y) and attempt(gpu().finish_convolution, y, bias, plus, relu) is not None:
             return y
     return plain.convolve(x, weight, bias, geometry, plus, relu)
 
@@ -114,8 +131,8 @@ def convolve_for_next(
     """
     if on_gpu(x):
         y = plain.convolve(x, weight, None, geometry)
-        if triton.takes(y):
-            a = attempt(triton.finish_for_next, y, bias, plus, scale, shift)
+        if gpu().takes(y):
+            a = attempt(gpu().finish_for_next, y, bias, plus, scale, shift)
             if a is not None:
                 return y, a
     y = convolve(x, weight, bias, geometry, plus)
@@ -134,7 +151,7 @@ def scale_shift_relu(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) 
     if fuses(x):
         y = onednn.scale_shift_relu(x, scale, shift)
     elif on_gpu(x):
-        y = attempt(triton.scale_shift_relu, x, scale, shift)
+        y = attempt(gpu().scale_shift_relu, x, scale, shift)
     return plain.scale_shift_relu(x, scale, shift) if y is None else y
 
 
@@ -160,7 +177,7 @@ def norm_relu(
         (N, C, H, W), and what backward wants of it, (4, C) in float32 at least: mean, 1 / deviation, and the scale and
         the shift that make of x what stands before the ReLU.
     """
-    made = attempt(triton.norm_relu, x, weight, bias, running, momentum, eps) if on_gpu(x) else None
+    made = attempt(gpu().norm_relu, x, weight, bias, running, momentum, eps) if on_gpu(x) else None
     if made is not None:
         return made
     stats = plain.norm_statistics(x, weight, bias, running, momentum, eps)
@@ -183,11 +200,11 @@ def norm_relu_backward(
             returns the gradient with respect to it, of the same shape. Every image is in one call.
     """
     if on_gpu(x):
-        a = attempt(triton.apply_norm, x, stats)
+        a = attempt(gpu().apply_norm, x, stats)
         if a is not None:
             grad = backward(a, None)
             del a
-            gradients = attempt(triton.norm_backward, grad, x, weight, stats)
+            gradients = attempt(gpu().norm_backward, grad, x, weight, stats)
             if gradients is not None:
                 return gradients
             grad = torch.ops.aten.threshold_backward(grad, plain.scale_shift_relu(x, stats[2], stats[3]), 0)

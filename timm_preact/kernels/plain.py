@@ -1,4 +1,5 @@
 """What the kernels compute, in PyTorch's plain operators: on any device, under any tracer, and with autograd."""
+import os
 from typing import NamedTuple, Optional, Tuple
 
 import torch
@@ -6,11 +7,12 @@ import torch.nn.functional as F
 from torch import nn
 
 __all__ = [
-    'EACH_CHANNEL_ALONE', 'EPS', 'HALF_PRECISION', 'VARIANCE', 'Geometry', 'convolve', 'norm_backward',
+    'EACH_CHANNEL_ALONE', 'EPS', 'HALF_PRECISION', 'INTERPRETED', 'VARIANCE', 'Geometry', 'convolve', 'norm_backward',
     'norm_statistics', 'normalise', 'scale_shift_relu',
 ]
 
 HALF_PRECISION = (torch.bfloat16, torch.float16)
+INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'  # Triton's own switch: its kernels run on a CPU, for tests
 # A BatchNorm that divides by exactly 1: their sum is, in every type. An eps of 0 is refused by F.batch_norm of torch
 # 2.11, and one below 1e-5 by cuDNN.
 EPS = 2. ** -16

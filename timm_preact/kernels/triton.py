@@ -4,7 +4,6 @@ A map (N, C, H, W) in channels-last memory is a matrix of N * H * W rows and C c
 kernels: programs write partial sums side by side, one kernel adds them up in an order that is always the same. Nothing
 is added atomically, so that a result depends on its inputs alone.
 """
-import os
 from functools import lru_cache, reduce
 from operator import or_
 from typing import Callable, Dict, NamedTuple, Optional, Tuple
@@ -13,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .plain import HALF_PRECISION
+from .plain import HALF_PRECISION, INTERPRETED
 
 __all__ = [
     'Launch', 'apply_norm', 'finish_convolution', 'finish_for_next', 'launch_of', 'norm_backward', 'norm_relu',
@@ -21,7 +20,6 @@ __all__ = [
 ]
 
 PROGRAMS = 512  # that share the rows of a map: enough for every GPU to have all of its memory's bandwidth in flight
-INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'  # Triton's own switch: kernels run on a CPU, for tests
 works = True  # until a kernel does not compile
 compiled: Dict[tuple, Callable] = {}  # launchers by what a kernel was compiled for
 # Whether a compiled kernel can be launched as `launch` does, seen in Triton 3.6 and 3.8; AMD's differ by more.
