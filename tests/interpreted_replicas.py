@@ -6,12 +6,11 @@ import pytest
 import torch
 import triton.language as tl
 from replicas import NETS, Beside, cropped, distance, net
-from runs import assert_same_bits, ends, outcome
+from runs import assert_same_bits, cut_after, ends, outcome
 from triton.runtime import interpreter
 
 from train import replicas
 from train.batches import error_on
-from train.group import crews_of
 from train.recipe import choose_recipe
 from train.run import Run, train_together
 
@@ -159,13 +158,7 @@ def test_a_replica_is_the_run_alone_to_the_bit_cut_or_not(start):
     alone, = ends(start(1))
     assert_same_bits(outcome(together[1]), outcome(alone))
     assert outcome(together[0])[0] != outcome(together[1])[0]
-    cut = start(0, 'cut')
-    group, = crews_of([cut])
-    for _ in range(2):
-        group.advance()
-    cut.save()
-    group.part()
-    cut.close()
+    cut_after(2, start(0, 'cut'))
     resumed = start(0, 'cut')
     assert resumed.step == 2
     ends(resumed, start(2))

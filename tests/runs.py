@@ -1,6 +1,7 @@
 """Training runs of a tiny net, for the tests of the trainer on a CPU and on a GPU."""
 import torch
 
+from train.group import crews_of
 from train.run import train_together
 
 CPU = torch.device('cpu')
@@ -10,6 +11,16 @@ TINY = dict(layers=[1, 1, 1], channels=[4, 8, 16], stem_chs=4)
 def ends(*runs, **options):
     """Train runs to their ends, in the order in which they end."""
     return list(train_together(iter(runs), len(runs), **options))
+
+
+def cut_after(steps, run):
+    """Train a run as a replica for some steps, save it and let go of its folder."""
+    group, = crews_of([run])
+    for _ in range(steps):
+        group.advance()
+    run.save()
+    group.part()
+    run.close()
 
 
 def outcome(run):

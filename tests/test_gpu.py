@@ -12,7 +12,7 @@ from PIL import Image
 from replicas import NETS as KINDS
 from replicas import Beside, distance
 from replicas import net as replica_of
-from runs import assert_same_bits, ends, outcome
+from runs import assert_same_bits, cut_after, ends, outcome
 from typer.testing import CliRunner
 
 from timm_preact import benchmark, kernels, propagation
@@ -449,14 +449,7 @@ def test_captured_replicas_are_each_the_run_alone_cut_or_not(groups):
     alone, = ends(groups(1))
     first, second = (next(run for run in together if run.settings['seed'] == seed) for seed in (0, 1))
     assert_same_bits(outcome(second), outcome(alone))
-    from train.group import crews_of
-    cut = groups(0, 'cut')
-    group, = crews_of([cut])
-    for _ in range(5):
-        group.advance()
-    cut.save()
-    group.part()
-    cut.close()
+    cut_after(5, groups(0, 'cut'))
     resumed = groups(0, 'cut')
     assert resumed.step == 5
     ends(resumed, groups(2))

@@ -1,13 +1,12 @@
 """The room of kernels: what is chosen where, Triton's in its interpreter, and what they take of a card."""
 import os
-import re
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
 import torch
+from cards import fit
 
 from timm_preact import kernels
 from timm_preact.kernels import plain
@@ -74,20 +73,12 @@ def signatures():
 @pytest.mark.parametrize('capability', [80, 90])
 def test_every_kernel_fits_a_card_without_one(capability):
     """Compiled for it: no register is spilled, and shared memory is what a card has."""
-    from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
-    ptxas = next(Path(triton.__file__).parent.rglob('bin/ptxas'))
     for kernel, (types, constants, warps) in signatures().items():
         names = kernel.arg_names
         source = ASTSource(fn=kernel, signature={name: types.get(name, 'constexpr') for name in names},
                            constexprs={(names.index(name),): value for name, value in constants.items()})
-        compiled = triton.compile(source, target=GPUTarget('cuda', capability, 32), options=dict(num_warps=warps))
-        assert compiled.metadata.shared <= 48 * 1024
-        with tempfile.NamedTemporaryFile('w', suffix='.ptx') as file:
-            file.write(compiled.asm['ptx'])
-            file.flush()
-            architecture = re.search(r'\.target (\w+)', compiled.asm['ptx'])[1]
-            said = subprocess.run([ptxas, '-v', f'--gpu-name={architecture}', file.name, '-o', '/dev/null'],
-                                  capture_output=True, text=True, check=True).stderr
-        assert '0 bytes spill stores, 0 bytes spill loads' in said, kernel.__name__
-        assert int(re.search(r'Used (\d+) registers', said)[1]) <= 128, kernel.__name__
+        shared, registers, *spilled = fit(source, capability, dict(num_warps=warps))
+        assert shared <= 48 * 1024
+        assert spilled == [0, 0], kernel.__name__
+        assert registers <= 128, kernel.__name__

@@ -1,15 +1,14 @@
 """Networks that train as one: in Triton's interpreter, compiled for a card without one, and what they refuse."""
 import os
-import re
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
+from cards import fit
 
 from timm_preact.data import ImageSet
 from timm_preact.layers import Unfit, layers_of
@@ -59,9 +58,8 @@ TYPES = {torch.float32: '*fp32', torch.bfloat16: '*bf16', torch.int32: '*i32', t
          torch.uint8: '*u8'}
 
 
-def fit(launch, capability):
-    """Bytes of shared memory, registers and bytes spilled of a launch's kernel, compiled for a card without one."""
-    from triton.backends.compiler import GPUTarget
+def source_of(launch):
+    """What is compiled for a launch, and how."""
     from triton.compiler import ASTSource
     kernel, names = launch.kernel, launch.kernel.arg_names
     types, attributes, constants, options = {}, {}, {}, {}
@@ -71,28 +69,20 @@ def fit(launch, capability):
             attributes[(i,)] = [['tt.divisibility', 16]]
     for name, value in launch.constants.items():
         (options if name.startswith('num_') else constants)[name] = value
-    source = ASTSource(fn=kernel, signature={name: types.get(name, 'constexpr') for name in names},
-                       constexprs={(names.index(name),): value for name, value in constants.items()}, attrs=attributes)
-    compiled = triton.compile(source, target=GPUTarget('cuda', capability, 32), options=options)
-    ptxas = next(Path(triton.__file__).parent.rglob('bin/ptxas'))
-    with tempfile.NamedTemporaryFile('w', suffix='.ptx') as file:
-        file.write(compiled.asm['ptx'])
-        file.flush()
-        architecture = re.search(r'\.target (\w+)', compiled.asm['ptx'])[1]
-        said = subprocess.run([ptxas, '-v', f'--gpu-name={architecture}', file.name, '-o', '/dev/null'],
-                              capture_output=True, text=True, check=True).stderr
-    return (compiled.metadata.shared, int(re.search(r'Used (\d+) registers', said)[1]),
-            int(re.search(r'(\d+) bytes spill stores', said)[1]))
+    return ASTSource(fn=kernel, signature={name: types.get(name, 'constexpr') for name in names}, attrs=attributes,
+                     constexprs={(names.index(name),): value for name, value in constants.items()}), options
 
 
 SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes that a block may have
+SPILLED = {80: 16, 90: 0}  # bytes a thread may store: of the older card two registers, outside the loops
 
 
 def assert_fits(launches, capability):
     for launch in launches:
-        shared, registers, spilled = fit(launch, capability)
+        source, options = source_of(launch)
+        shared, registers, spilled, _ = fit(source, capability, options)
         what = launch.kernel.__name__, launch.constants, shared, registers, spilled
-        assert shared <= SHARED[capability] and registers <= 255 and spilled <= 16, what
+        assert shared <= SHARED[capability] and registers <= 255 and spilled <= SPILLED[capability], what
 
 
 def distinct(launches):
@@ -120,7 +110,7 @@ def test_every_kernel_of_the_papers_rows_fits_a_card(capability):
 
 @pytest.mark.parametrize('name, kwargs', ROWS)
 def test_every_row_of_tables_1_to_3_is_planned(name, kwargs):
-    """Half as many gradient buffers as maps at most: they are used again."""
+    """And gradients have few buffers: they are used again."""
     replicas = planned(name, **kwargs)
     buffers = sum(len(free) for free in replicas.free.values())
     assert not replicas.gradients and not replicas.pending and not replicas.raw

@@ -3,8 +3,7 @@
 Compiling a network whole compiles every layer of it, a thousand times the same. A compiled unit knows its parameters as
 inputs, so that one graph serves all units of its kind: a network of any depth has two or three kinds a stage.
 
-That is for CPUs. On an H100 a training step of `preact_resnet50` became slower by it: 3,242 images/s for 3,452, and a
-first step of 63 s.
+That is for CPUs: on a GPU a training step became slower by it.
 """
 from functools import partial
 from types import FunctionType

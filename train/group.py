@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Callable, List, Optional, Tuple, Union
 
 import torch
 
-from timm_preact.kernels import runs_blocks_on
+from timm_preact.kernels import has_triton
 from timm_preact.layers import Unfit
 from train.batches import EpochPlan
 from train.recipe import lr_at
@@ -135,7 +135,7 @@ def kind_of(run: 'Run') -> Tuple[Any, ...]:
 
 def may_join(run: 'Run') -> bool:
     """Whether the kernels are there for a run that nobody asked to train otherwise, in the type they are for."""
-    return (run.joins and run.world == 1 and runs_blocks_on(run.device)
+    return (run.joins and run.world == 1 and has_triton(run.device)
             and (run.settings['amp'] or run.device.type == 'cpu'))
 
 

@@ -6,7 +6,7 @@ is a fixed list of launches on buffers that stay in their place, made once: forw
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import nn
@@ -699,23 +699,26 @@ class Replicas:
                 for norm in self.net.norms if not norm.is_bias for at in (self.running_at[norm.name],)
                 for i, which in enumerate(('mean', 'var'))}
 
+    def pairs(self, r: int, model: nn.Module,
+              momenta: Dict[str, torch.Tensor]) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
+        """Each parameter, momentum and running statistic of replica r beside a network's."""
+        for mine, theirs in ((self.named(self.values[r]), dict(model.named_parameters())),
+                             (self.named(self.momenta[r]), momenta),
+                             (self.running_statistics(r), dict(model.named_buffers()))):
+            for name, tensor in mine.items():
+                yield tensor, theirs[name]
+
+    @torch.no_grad()
     def put(self, r: int, model: nn.Module, momenta: Dict[str, torch.Tensor]) -> None:
         """Take up a network's parameters, running statistics and momenta as replica r."""
-        with torch.no_grad():
-            parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
-            for mine, theirs in ((self.named(self.values[r]), parameters), (self.named(self.momenta[r]), momenta),
-                                 (self.running_statistics(r), buffers)):
-                for name, tensor in mine.items():
-                    tensor.copy_(theirs[name])
+        for mine, theirs in self.pairs(r, model, momenta):
+            mine.copy_(theirs)
 
+    @torch.no_grad()
     def get(self, r: int, model: nn.Module, momenta: Dict[str, torch.Tensor]) -> None:
         """Give them back."""
-        with torch.no_grad():
-            parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
-            for mine, theirs in ((self.named(self.values[r]), parameters), (self.named(self.momenta[r]), momenta),
-                                 (self.running_statistics(r), buffers)):
-                for name, tensor in mine.items():
-                    theirs[name].copy_(tensor)
+        for mine, theirs in self.pairs(r, model, momenta):
+            theirs.copy_(mine)
 
     def reset(self) -> None:
         """Forget all steps."""

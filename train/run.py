@@ -321,7 +321,7 @@ class Run:
         if settings != self.settings or recipe != asdict(self.recipe):
             raise UserError(f'{path} belongs to a run with other settings: choose another folder or remove it.')
         self.step, self.history, self.seconds = step, history, seconds
-        self.ways = set(state.get('ways', ()))
+        self.ways = set(state.get('ways', ['pytorch'] if step else []))  # the modules, before there were kernels
         self.loss_sum.copy_(loss_sum)
         self.model.load_state_dict(model)
         for name, buffer in self.momentum().items():
@@ -351,7 +351,7 @@ class Run:
             processes=self.world,
             together=self.together,
             precision='float32' if not self.settings['amp'] else (
-                'bfloat16 autocast' if self.ways == {'pytorch'} else 'bfloat16 activations'),
+                'bfloat16 activations' if 'triton' in self.ways else 'bfloat16 autocast'),
             trained_by=sorted(self.ways),
             peak_memory_bytes=peak_memory(self.device),
             hardware=hardware(self.device),

@@ -37,7 +37,7 @@ import typer
 from timm_preact.data import ImageSet, load_image_set
 from timm_preact.errors import UserError, one_sentence_errors
 from timm_preact.files import write_atomically
-from timm_preact.kernels import runs_blocks_on
+from timm_preact.kernels import has_triton
 from train.evidence import (
     PAPER_RUNS,
     RESULTS,
@@ -275,7 +275,7 @@ def run_rows(
             raise UserError(f'{option} is {value}: it must be above 0.')
     keys = list(ROWS) if every else rows_named(rows)
     where = local_device(device)
-    as_one = capture and not compile_model and runs_blocks_on(where)
+    as_one = capture and not compile_model and has_triton(where)
     todo = order_of(keys, seeds, together if as_one else 1, share_of(share))
     deadline = time.monotonic() + seconds_of(budget) if budget else math.inf
     campaign = Campaign(data, runs, results.resolve(), where, together, compile_model, capture)

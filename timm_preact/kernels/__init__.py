@@ -16,8 +16,8 @@ from .onednn import pack_weight
 from .plain import EPS, HALF_PRECISION, INTERPRETED, VARIANCE, Geometry, normalise
 
 __all__ = [
-    'EPS', 'HALF_PRECISION', 'VARIANCE', 'Geometry', 'convolve', 'convolve_for_next', 'fuses', 'joins', 'normalise',
-    'norm_relu', 'norm_relu_backward', 'pack_weight', 'runs_blocks_on', 'scale_shift_relu',
+    'EPS', 'HALF_PRECISION', 'VARIANCE', 'Geometry', 'convolve', 'convolve_for_next', 'fuses', 'has_triton', 'joins',
+    'normalise', 'norm_relu', 'norm_relu_backward', 'pack_weight', 'scale_shift_relu',
 ]
 
 
@@ -38,7 +38,7 @@ def on_gpu(x: torch.Tensor) -> bool:
 
 
 def has_triton(device: torch.device) -> bool:
-    """Whether Triton's kernels run on a device."""
+    """Whether Triton's kernels run on a device: `triton`, and `blocks`, which train several networks at once."""
     if device.type != 'cuda' and not INTERPRETED:
         return False
     return gpu() is not None and gpu().works and gpu().runs_on(device)
@@ -55,11 +55,6 @@ def gpu() -> Optional[ModuleType]:
     except ImportError:
         return None
     return triton
-
-
-def runs_blocks_on(device: torch.device) -> bool:
-    """Whether the kernels that train several small networks at once, `blocks`, run on a device."""
-    return has_triton(device)
 
 
 def joins(x: torch.Tensor) -> bool:

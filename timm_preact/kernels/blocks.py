@@ -152,6 +152,23 @@ def finish_backward(partial, tiles, total, coef, gamma, back, c, C: tl.constexpr
 
 
 @triton.jit
+def first_pixels(m, H: tl.constexpr, W: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr):
+    """Image, row and column where blocks begin, of maps cut into BH x BW pixels."""
+    return m // ((H // BH) * (W // BW)), (m // (W // BW)) % (H // BH) * BH, m % (W // BW) * BW
+
+
+@triton.jit
+def windows_of_gradient(h, w, inside, S: tl.constexpr, KS: tl.constexpr):
+    """Where in the gradient of a convolution's output the windows of its input's blocks begin, and which have one."""
+    if S == 1:
+        return h - KS // 2, w - KS // 2, inside
+    elif KS == 1:
+        return h // S, w // S, inside & (h % S == 0) & (w % S == 0)
+    else:
+        return h // S, w // S, inside
+
+
+@triton.jit
 def gather(x, t, img, h, w, k, inside, H: tl.constexpr, W: tl.constexpr, C: tl.constexpr, TW: tl.constexpr,
            KS: tl.constexpr, K: tl.constexpr):
     """Tap t of the windows that begin at pixels (h, w), (rows, K), and what of it lies in the image."""
@@ -195,9 +212,7 @@ def convolution_kernel(
     rows = images * ((H // BH) * (W // BW))
     m = tl.program_id(0) * BM + tl.arange(0, BM)
     inside = m < rows
-    img = m // ((H // BH) * (W // BW))
-    h = (m // (W // BW)) % (H // BH) * BH
-    w = m % (W // BW) * BW
+    img, h, w = first_pixels(m, H, W, BH, BW)
     k = tl.arange(0, K)
     n = tl.program_id(2) * BN + tl.arange(0, BN)
     x += rg * (images * HI * WI * CI)
@@ -224,9 +239,6 @@ def convolution_kernel(
     c = n % CO
     hn = n // (BW * CO)
     wn = n // CO % BW
-    if KS == 1:
-        hn = n * 0
-        wn = n * 0
     o = (((img * H + h) * W + w) * CO)[:, None] + (hn * (W * CO) + wn * CO + c)[None, :]
     ok = inside[:, None] & (n >= 0)[None, :]
     plus_coef += rg * (ROWS * PC)
@@ -276,22 +288,12 @@ def convolution_backward_kernel(
     rows = images * ((H // BH) * (W // BW))
     m = tl.program_id(0) * BM + tl.arange(0, BM)
     inside = m < rows
-    img = m // ((H // BH) * (W // BW))
-    h = (m // (W // BW)) % (H // BH) * BH
-    w = m % (W // BW) * BW
+    img, h, w = first_pixels(m, H, W, BH, BW)
     k = tl.arange(0, K)
     n = tl.program_id(2) * BN + tl.arange(0, BN)
     dy += rg * (images * HO * WO * CO)
     weight += r * WE
-    reads = inside
-    if S == 1:
-        ho = h - KS // 2
-        wo = w - KS // 2
-    else:
-        ho = h // S
-        wo = w // S
-        if KS == 1:
-            reads = inside & (h % S == 0) & (w % S == 0)
+    ho, wo, reads = windows_of_gradient(h, w, inside, S, KS)
     acc = tl.zeros((BM, BN), tl.float32)
     for t in range(T):
         g, _ = gather(dy, t, img, ho, wo, k, reads, HO, WO, CO, TW, KS, K)
@@ -300,9 +302,6 @@ def convolution_backward_kernel(
     c = n % CI
     hn = n // (BW * CI)
     wn = n // CI % BW
-    if KS == 1:
-        hn = n * 0
-        wn = n * 0
     o = rg * (images * H * W * CI) + (((img * H + h) * W + w) * CI)[:, None] + (hn * (W * CI) + wn * CI + c)[None, :]
     ok = inside[:, None] & (n >= 0)[None, :]
     if ADD == 1:
@@ -387,24 +386,14 @@ def weight_kernel(
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
         m = tile * BM + tl.arange(0, BM)
         inside = m < rows
-        img = m // ((H // BH) * (W // BW))
-        h = (m // (W // BW)) % (H // BH) * BH
-        w = m % (W // BW) * BW
+        img, h, w = first_pixels(m, H, W, BH, BW)
         ok = inside[:, None] & (n >= 0)[None, :]
         v = tl.load(x + ((((img * H + h) * W + w) * CI)[:, None] + at[None, :]), mask=ok, other=0.0)
         if NORM or RELU:
             z = through(v.to(tl.float32), x_coef, c, CI, NORM, RELU)
             v = tl.where(ok, z, 0.0).to(dt)
         v = tl.trans(v)
-        reads = inside
-        if S == 1:
-            ho = h - KS // 2
-            wo = w - KS // 2
-        else:
-            ho = h // S
-            wo = w // S
-            if KS == 1:
-                reads = inside & (h % S == 0) & (w % S == 0)
+        ho, wo, reads = windows_of_gradient(h, w, inside, S, KS)
         for tap in tl.static_range(TAPS):
             g, _ = gather(dy, first + tap, img, ho, wo, k, reads, HO, WO, CO, TW, KS, K)
             if tap == 0:
