@@ -46,6 +46,7 @@ BACKWARD = {16: Tiling(1, 2, 128, 4, 2), 32: Tiling(1, 2, 128, 4, 2), 64: Tiling
 WEIGHT = {16: Tiling(1, 2, 64, 4, 3), 32: Tiling(1, 2, 64, 8, 2), 64: Tiling(1, 1, 64, 4, 3)}
 STRIDED = Tiling(2, 2, 64, 8, 2)  # the backward of stride 2
 POINTWISE = Tiling(1, 1, 64, 4, 3)
+WIDE = Tiling(1, 1, 64, 8, 3)  # the weight's gradient of 1x1 kernels on more than 128 channels: its sums fill registers
 # Programs of a group that share the tiles of a weight's gradient, by channels: enough to fill a card with one network
 # and the same for any number of them, so that sums do not depend on it
 WEIGHT_PROGRAMS = {16: 64, 32: 32, 64: 16}
@@ -302,7 +303,7 @@ class Replicas:
     def tiling(self, layer: Conv, table: Dict[int, Tiling], height: int, width: int) -> Tiling:
         """Of a convolution's output or input of a size."""
         if layer.kernel == 1:
-            return POINTWISE
+            return WIDE if table is WEIGHT and layer.source.map.channels > 128 else POINTWISE
         tiling = table[max(layer.source.map.channels, layer.out.channels)]
         if layer.stride > 1:
             tiling = tiling._replace(height=1, width=1) if table is FORWARD else STRIDED
@@ -426,7 +427,7 @@ class Replicas:
             G=self.G, H=out.height, W=out.width, C=out.channels, BM=ELEMENTWISE // out.channels, PAD=shortcut.pads,
             HC=shortcut.view.map.channels, HS=shortcut.stride, **self.shortcut_constants(shortcut, 'H'),
             F_NORM=bool(branch and branch.norm), F_RELU=bool(branch and branch.relu),
-            GATE={'shortcut_gate': 1, 'excl_gate': 2}.get(layer.kind, 0), DROP=layer.drop > 0.)
+            GATE={'shortcut_gate': 1, 'excl_gate': 2}.get(layer.kind, 0), DROP=layer.drop > 0., num_warps=8)
 
     def merge(self, layer: Merge, i: int, statistics: bool) -> Launch:
         out, branch = layer.out, layer.branch
