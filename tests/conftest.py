@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hub_server import Hub
+from support.hub_server import Hub
 
 # huggingface_hub reads its environment once, when timm imports it: whatever a test asks of a Hub, it asks of this one
 assert 'huggingface_hub' not in sys.modules
@@ -97,7 +97,7 @@ def sets(small_folder):
 @pytest.fixture
 def make(sets, tmp_path):
     """Makes runs of a tiny net, each in a folder of its own unless one is named; they are closed at the end."""
-    from runs import CPU, TINY
+    from support.runs import CPU, TINY
 
     from train.recipe import choose_recipe
     from train.run import Run

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import timm
 import torch
-from networks import NETS, assert_close, assert_same_step, create, step
 from PIL import Image
-from replicas import NETS as KINDS
-from replicas import Beside, distance
-from replicas import net as replica_of
-from runs import assert_same_bits, cut_after, ends, outcome
+from support.networks import NETS, assert_close, assert_same_step, create, step
+from support.replicas import NETS as KINDS
+from support.replicas import Beside, distance
+from support.replicas import net as replica_of
+from support.runs import assert_same_bits, cut_after, ends, outcome
 from typer.testing import CliRunner
 
 from timm_preact import benchmark, kernels, propagation

@@ -135,7 +135,7 @@ def tests(scale: Scale, device: torch.device) -> Iterator[Tuple[str, Any]]:
     which = {'replicas': ['tests/test_gpu.py', '-m', 'gpu', '-k', 'replica'],
              'all else': ['tests/test_gpu.py', '-m', 'gpu', '-k', 'not replica']}
     if device.type == 'cpu':
-        which = {'replicas': ['tests/test_replicas.py', '-k', 'planned']}
+        which = {'replicas': ['tests/train/test_replicas.py', '-k', 'planned']}
     for name, arguments in which.items():
         done = subprocess.run([sys.executable, '-m', 'pytest', '-q', '--maxfail=20', '--durations=8', *arguments,
                                '-p', 'no:cacheprovider'], cwd=ROOT, capture_output=True, text=True)

@@ -60,7 +60,7 @@ def train(processes: int, arguments: List[str], scripts: Path, data: Path, outpu
         launcher += ['-m', 'torch.distributed.run', '--nproc-per-node', str(processes)]
         modules = ['--device-modules', 'timm_preact', 'cpu_ddp']
     output_of([*launcher, str(find_script('train.py', scripts)), *arguments, *common, *modules, '--output', str(output),
-               '--experiment', 'run'], ROOT / 'tests')
+               '--experiment', 'run'], ROOT / 'tests' / 'support')
     model = arguments[arguments.index('--model'):][:2]
     size = arguments[arguments.index('--img-size'):][:2] if '--img-size' in arguments else []
     tested = output_of([

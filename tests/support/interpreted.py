@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
-from networks import NETS, Calls, assert_close, create, step
+from support.networks import NETS, Calls, assert_close, create, step
 from timm.layers import BatchNormAct2d
 from torch.utils._python_dispatch import _disable_current_modes
 

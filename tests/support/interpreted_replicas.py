@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 import triton.language as tl
-from replicas import NETS, Beside, cropped, distance, net
-from runs import assert_same_bits, cut_after, ends, outcome
+from support.replicas import NETS, Beside, cropped, distance, net
+from support.runs import assert_same_bits, cut_after, ends, outcome
 from triton.runtime import interpreter
 
 from train import replicas

@@ -19,7 +19,8 @@ import timm
 import torch
 import torchvision
 from PIL import Image
-from published import (
+from safetensors.torch import save_file
+from support.published import (
     bias_free,
     fill,
     import_keras,
@@ -31,8 +32,7 @@ from published import (
     widened,
     with_running_std,
 )
-from safetensors.torch import save_file
-from torch7_writer import write_torch7
+from support.torch7_writer import write_torch7
 
 from timm_preact.errors import UserError
 from timm_preact.weights import CHECKSUMS, WeightsError, digest_of

@@ -2,11 +2,11 @@
 import copy
 import pickle
 
-import networks
 import pytest
 import timm
 import torch
-from networks import NETS, assert_close
+from support import networks
+from support.networks import NETS, assert_close
 from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm

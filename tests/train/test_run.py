@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from runs import CPU, TINY, assert_same_bits, ends, outcome
+from support.runs import CPU, TINY, assert_same_bits, ends, outcome
 
 from timm_preact.errors import UserError
 from train.batches import PAD, EpochPlan

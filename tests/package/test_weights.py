@@ -25,7 +25,7 @@ from timm_preact.weights import CHECKSUMS, SHIPPED, WeightsError, digest_of, exp
 from timm_preact.weights.sources import SOURCES
 from train.cards import CARDS, config_of_run, config_of_source, result_of, training
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize('name', MEASURED)

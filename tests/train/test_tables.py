@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 import timm
-from runs import TINY
 from safetensors.torch import load_file
+from support.runs import TINY
 from typer.testing import CliRunner
 
 from timm_preact.catalog import PAPER
@@ -28,7 +28,7 @@ from train.rows import CIFAR, FIGURES, PAPER_ROWS, ROWS, SMALL_FIGURES, SMALL_RO
 from train.run import lock_folder
 from train.tables import README, app, command_of, data_of, order_of, share_of
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TINY_ROWS = {f'tiny-{i}': Row(
     '-', f'case {i}', 'preact_resnet20', None, model_kwargs=TINY,
     options={'recipe': 'modern', 'epochs': 2, 'batch_size': 32, 'lr': 0.05 * (i + 1)}) for i in range(3)}

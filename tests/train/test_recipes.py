@@ -15,9 +15,9 @@ from PIL import Image
 from timm.data import create_transform
 from timm.scheduler import create_scheduler_v2
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RECIPES = {path.stem: path for path in sorted((ROOT / 'train' / 'recipes').glob('*.yaml'))}
-OPTIONS = set((ROOT / 'tests' / 'train_options.txt').read_text().split('\n')[2:]) - {''}
+OPTIONS = set((ROOT / 'tests' / 'support' / 'train_options.txt').read_text().split('\n')[2:]) - {''}
 HEADINGS = ('Hardware', 'Cost', 'Expected', 'Source', 'Deviations')
 
 

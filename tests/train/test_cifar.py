@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import timm
 import torch
-from runs import TINY
 from safetensors.torch import load_file
+from support.runs import TINY
 from typer.testing import CliRunner
 
 from timm_preact.evaluation import eval_transform, evaluate, load_model, open_images
@@ -20,7 +20,7 @@ from train.batches import PAD, Batches, EpochPlan, channel_statistics
 from train.cifar import app
 from train.recipe import RECIPES, lr_at
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def arguments(data, output, *options):

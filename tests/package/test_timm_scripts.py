@@ -17,7 +17,7 @@ import pytest
 import timm
 from PIL import Image
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / 'train' / 'recipes' / 'imagenet_preact_resnet200_scale_aspect.yaml'
 WORKER = ROOT / 'train' / 'imagenet_worker.sh'
 CPU = ['--device', 'cpu', '--workers', '1']
@@ -53,7 +53,7 @@ def command(script, *args, processes=None, launcher=()):
 
 
 def environment():
-    return dict(os.environ, PYTHONPATH=f'{ROOT / "tests"}', OMP_NUM_THREADS='1', TORCH_DISABLE_SHARE_RDZV_TCP_STORE='1')
+    return dict(os.environ, PYTHONPATH=f'{ROOT / "tests" / "support"}', OMP_NUM_THREADS='1', TORCH_DISABLE_SHARE_RDZV_TCP_STORE='1')
 
 
 def run(*args, cwd=None, **kwargs):

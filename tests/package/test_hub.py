@@ -11,17 +11,17 @@ import huggingface_hub
 import pytest
 import timm
 import torch
-from hub_server import READ, STRANGER, WRITE
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from safetensors.torch import load_file
+from support.hub_server import READ, STRANGER, WRITE
 from typer.testing import CliRunner
 
 from timm_preact.cli import app
 from timm_preact.hub import HubError, publish
 from timm_preact.weights import WeightsError, export_model
 
-CARDS = Path(__file__).parents[1] / 'hub_cards'
+CARDS = Path(__file__).parents[2] / 'hub_cards'
 SHIPPED, RANDOM = 'preact_resnet20.cifar10', 'preact_resnet56.cifar10'
 REPO = f'lab/{SHIPPED}'
 CARD = '---\nlibrary_name: timm\nlicense: apache-2.0\n---\n# A network for a test\n'

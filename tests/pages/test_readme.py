@@ -10,7 +10,7 @@ from timm_preact.preact_resnet import default_cfgs
 from timm_preact.weights.sources import SOURCES
 from train.benchmark import filled
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = (ROOT / 'README.md').read_text()
 
 

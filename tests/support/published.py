@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from support.torch7_writer import Storage, Tensor, flattened, module, write_torch7
 from torch import nn
-from torch7_writer import Storage, Tensor, flattened, module, write_torch7
 
 from timm_preact.weights import digest_of
 from timm_preact.weights.sources import SOURCES

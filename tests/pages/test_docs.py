@@ -12,7 +12,7 @@ from train import propagation
 from train.evidence import RESULTS, collect
 from train.rows import CIFAR, ROWS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = ('propagation.md', 'guidelines.md')
 
 

@@ -1,8 +1,8 @@
 """Run timm's own model tests on this package's networks: the contract that every timm model passes.
 
-    python tests/timm_suite.py                  # every registered name; about 20 minutes on 2 cores
-    python tests/timm_suite.py --core           # names that cover every unit, merge and placement; for CI
-    python tests/timm_suite.py preact_resnet50  # some names
+    python tests/support/timm_suite.py                  # every registered name; about 20 minutes on 2 cores
+    python tests/support/timm_suite.py --core           # names that cover every unit, merge and placement; for CI
+    python tests/support/timm_suite.py preact_resnet50  # some names
 
 timm's wheel has no tests, its source distribution has: pip fetches that of the installed version, and nothing of it is
 kept. Every test that timm collects for a name is run. Two download weights: they run for names whose weights ship with

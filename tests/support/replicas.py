@@ -1,7 +1,7 @@
 """Replicas beside the modules they stand in for: the same images, a step of each, what became of both."""
 import torch
 import torch.nn.functional as F
-from networks import create
+from support.networks import create
 
 from timm_preact.data import ImageSet
 from train.batches import Batches, EpochPlan

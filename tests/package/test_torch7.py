@@ -10,7 +10,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from torch7_writer import Function, Storage, Tensor, dump_torch7, flattened, module, write_torch7
+from support.torch7_writer import Function, Storage, Tensor, dump_torch7, flattened, module, write_torch7
 
 from timm_preact.errors import UserError
 from timm_preact.weights.torch7 import MAX_DEPTH, MAX_NDIM, Torch7Error, TorchObject, read_torch7

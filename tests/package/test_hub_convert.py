@@ -16,8 +16,8 @@ import torch
 import torchvision
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from support.torch7_writer import module, write_torch7
 from test_cli import refusal, run
-from torch7_writer import module, write_torch7
 
 from timm_preact.evaluation import eval_transform
 from timm_preact.hub import golden_error, measure, verify_folder
@@ -29,7 +29,7 @@ from timm_preact.weights.torch7 import Torch7Error
 
 # Written by MXNet 1.9.1: ResNetV2(BottleneckV2, [2, 1, 1, 1], [8, 16, 24, 32, 40], classes=5) of its Gluon model zoo,
 # random weights, saved by save_parameters; and its logits for two CIFAR-10 images, prepared as ImageNet's are
-GLUON = Path(__file__).parent / 'data' / 'gluon_resnet_v2.params'
+GLUON = Path(__file__).parents[1] / 'support' / 'data' / 'gluon_resnet_v2.params'
 GLUON_ARGS = dict(layers=(2, 1, 1, 1), channels=(16, 24, 32, 40), stem_chs=8)
 
 

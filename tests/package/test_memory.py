@@ -8,8 +8,8 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from networks import NETS, Calls, assert_same_step, create, step
 from pytorchcv.model_provider import get_model
+from support.networks import NETS, Calls, assert_same_step, create, step
 from timm.layers import BatchNormAct2d, StdConv2d
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm

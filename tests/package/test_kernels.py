@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cards import fit
+from support.cards import fit
 
 from timm_preact import kernels
 from timm_preact.kernels import plain
@@ -16,9 +16,9 @@ triton = pytest.importorskip('triton')
 
 def test_triton_in_its_interpreter():
     """In a process of its own: Triton reads the variable when it is imported."""
-    here = Path(__file__).parent
-    done = subprocess.run([sys.executable, '-m', 'pytest', '-q', 'interpreted.py', '-p', 'no:cacheprovider'], cwd=here,
-                          capture_output=True, text=True, env=dict(os.environ, TRITON_INTERPRET='1'))
+    done = subprocess.run(
+        [sys.executable, '-m', 'pytest', '-q', 'support/interpreted.py', '-p', 'no:cacheprovider'],
+        cwd=Path(__file__).parents[1], capture_output=True, text=True, env=dict(os.environ, TRITON_INTERPRET='1'))
     assert done.returncode == 0, done.stdout[-3000:]
 
 
@@ -41,7 +41,7 @@ net = timm.create_model('preact_resnet20', recompute_norms=True)
 net(torch.randn(2, 3, 32, 32)).sum().backward()
 assert optimize(net.eval())(torch.randn(2, 3, 32, 32)).shape == (2, 10)
 '''
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
 
 

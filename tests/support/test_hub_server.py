@@ -5,9 +5,9 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from hub_server import READ, STRANGER, WRITE
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from support.hub_server import READ, STRANGER, WRITE
 
 REPO = 'lab/net'
 LARGE = random.Random(0).randbytes(12 << 20)
