@@ -380,6 +380,7 @@ def run_benchmark(
 
     from . import benchmark
     from .preact_resnet import MODEL_ARGS
+    from .provenance import quote_command, record
     where = check_device(device)
     check_above_0('--threads', threads)
     check_above_0('--img-size', img_size)
@@ -397,8 +398,9 @@ def run_benchmark(
         raise UserError(f'--dtype {" ".join(dtype)} is not known: choose float32, bfloat16 or float16.')
     if cuda_graph and where.type != 'cuda':
         raise UserError('a CUDA graph needs a GPU: add --device cuda, or leave --cuda-graph out.')
-    packages = benchmark.installed(against.split(','))
-    result = dict(benchmark.facts(where, packages), operations_per_second={}, runs=[])
+    packages = benchmark.select_installed(against.split(','))
+    others = [package for package in packages if package != 'timm']
+    result = dict(record(quote_command('timm-preact'), where, *others), operations_per_second={}, runs=[])
     settings = [benchmark.Setting(name, task, kind, batch, img_size)
                 for name in models for kind in dtypes for batch in batch_size]
     with progress(len(settings), 'benchmark') as advance:
@@ -411,7 +413,7 @@ def run_benchmark(
     from rich.console import Console
     from rich.markdown import Markdown
     console = Console() if sys.stdout.isatty() else None
-    text = benchmark.markdown(result)
+    text = benchmark.format_tables(result)
     console.print(Markdown(text)) if console else print(text)
     print(f"{result['hardware']}; {', '.join(f'{k} {v}' for k, v in result['versions'].items())}")
     if to:

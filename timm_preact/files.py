@@ -1,10 +1,12 @@
 """Files that are there whole or not at all."""
+import json
 import os
 import platform
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-__all__ = ['write_atomically']
+__all__ = ['write_atomically', 'write_json']
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -26,3 +28,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a result, one value a line, as `write_atomically` writes."""
+    write_atomically(path, json.dumps(content, indent=1).encode() + b'\n')

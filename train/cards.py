@@ -1,24 +1,19 @@
-"""Write hub_cards/: card and config of every tag that we can publish, from the tables and result files alone.
+"""Card and config of every tag that we can publish, in hub_cards/, from the tables and result files alone.
 
-    python -m train.cards
-
-A network trained here has its weights and golden logits there too; `timm-preact convert NAME.TAG --to DIR` makes the
-whole folder of any other, which then says the sha256 of its weights.
+`python -m train.pages` writes them. A network trained here has its weights and golden logits there too;
+`timm-preact convert NAME.TAG --to DIR` makes the whole folder of any other, which then says the sha256 of its weights.
 """
 import json
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Iterator, Optional, Tuple
 
 import timm
 
 from timm_preact.card import card
 from timm_preact.catalog import MEASURED
-from timm_preact.files import write_atomically
 from timm_preact.weights import CHECKSUMS, digest_of, for_readers
 from timm_preact.weights.sources import SOURCES
-
-ROOT = Path(__file__).parents[1]
-CARDS, RESULTS = ROOT / 'hub_cards', ROOT / 'train' / 'results'
+from train.places import CARDS, RESULTS
 
 TRAINING = """\
 ## Training
@@ -37,14 +32,14 @@ Trained in {precision} on: {hardware}, {minutes:.0f} minutes; Python {python}, t
 Re-measured in float32 by `timm-preact evaluate --model {name}` on the whole test set."""
 
 
-def result_of(name: str) -> Dict[str, Any]:
-    """The run behind the weights of a network that ship, whichever seed that was."""
+def find_result(name: str) -> Dict[str, Any]:
+    """Find the run behind the weights of a network that ship, whichever seed that was."""
     results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f'{name}.seed*.json'))]
     return next(result for result in results if CHECKSUMS[name] == f"sha256:{result['weights_sha256']}")
 
 
-def config_of_run(name: str, config: Dict[str, Any], result: Dict[str, Any]) -> Dict[str, Any]:
-    """config.json of a network that we trained, from what the trainer wrote."""
+def configure_run(name: str, config: Dict[str, Any], result: Dict[str, Any]) -> Dict[str, Any]:
+    """Make config.json of a network that we trained, from what the trainer wrote."""
     scores = result['evaluation']
     size = config['pretrained_cfg']['input_size'][-1]
     evaluation = dict(
@@ -54,8 +49,8 @@ def config_of_run(name: str, config: Dict[str, Any], result: Dict[str, Any]) -> 
         for_readers(config), golden_sha256=digest_of(CARDS / name / 'golden.npz'), evaluations=[evaluation])
 
 
-def config_of_source(name: str) -> Dict[str, Any]:
-    """config.json of published weights before anybody converted them."""
+def configure_source(name: str) -> Dict[str, Any]:
+    """Make config.json of published weights before anybody converted them."""
     architecture, _, _ = name.partition('.')
     cfg = timm.get_pretrained_cfg(name)
     model = timm.create_model(architecture, device='meta')
@@ -64,16 +59,14 @@ def config_of_source(name: str) -> Dict[str, Any]:
         pretrained_cfg=cfg.to_dict(remove_source=True)))
 
 
-def write_card(name: str, config: Dict[str, Any], result: Optional[Dict[str, Any]] = None) -> None:
-    """Write config.json and README.md of hub_cards/NAME.TAG."""
-    folder = CARDS / name
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / 'config.json', json.dumps(config, indent=2).encode())
-    write_atomically(folder / 'README.md', card(config, training(name, result) if result else '').encode())
+def make_card(name: str, config: Dict[str, Any], result: Optional[Dict[str, Any]] = None) -> Iterator[Tuple[Path, str]]:
+    """Make config.json and README.md of hub_cards/NAME.TAG: where each lies, and what stands there."""
+    yield CARDS / name / 'config.json', json.dumps(config, indent=2)
+    yield CARDS / name / 'README.md', card(config, format_training(name, result) if result else '')
 
 
-def training(name: str, result: Dict[str, Any]) -> str:
-    """How a network was trained, from its result file."""
+def format_training(name: str, result: Dict[str, Any]) -> str:
+    """Format how a network was trained, from its result file."""
     return TRAINING.format(
         name=name, minutes=result['train_seconds'] / 60,
         **{key: result[key] for key in ('command', 'recipe_name', 'seed', 'precision', 'hardware')},
@@ -81,14 +74,10 @@ def training(name: str, result: Dict[str, Any]) -> str:
         **{key: result['versions'][key] for key in ('python', 'torch', 'timm')})
 
 
-def main() -> None:
-    """Write every folder."""
+def make_cards() -> Iterator[Tuple[Path, str]]:
+    """Make every card and config: where each lies, and what stands there."""
     for name in MEASURED:
-        config = json.loads((CARDS / name / 'config.json').read_text())
-        write_card(name, config_of_run(name, config, result_of(name)), result_of(name))
+        config, result = json.loads((CARDS / name / 'config.json').read_text()), find_result(name)
+        yield from make_card(name, configure_run(name, config, result), result)
     for name in SOURCES:
-        write_card(name, config_of_source(name))
-
-
-if __name__ == '__main__':
-    main()
+        yield from make_card(name, configure_source(name))

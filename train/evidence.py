@@ -12,6 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
 
+from train.markdown import format_table
+from train.places import RESULTS
 from train.recipe import choose_recipe
 from train.rows import (
     CIFAR,
@@ -26,21 +28,20 @@ from train.rows import (
     Row,
 )
 
-__all__ = ['PAPER_RUNS', 'RESULTS', 'collect', 'counted', 'ended', 'measured', 'panels_of', 'read_result',
-           'readme_block', 'report', 'result_file', 'shown', 'table']
+__all__ = ['PAPER_RUNS', 'collect', 'find_median', 'format_count', 'format_error', 'format_measured', 'format_report',
+           'format_rows', 'locate_result', 'read_result', 'select_ended', 'select_panels']
 
-RESULTS = Path(__file__).resolve().parent / 'results'
 FAIL = 20.  # the paper's word for a test error above it, in percent
 PAPER_RUNS = 5
 
 
-def result_file(results: Path, key: str, seed: int, cut: bool = False) -> Path:
-    """Of a run; what is known of one that was cut has a file of its own, which a finished one makes void."""
+def locate_result(results: Path, key: str, seed: int, cut: bool = False) -> Path:
+    """Locate the file of a run; what is known of one that was cut has its own, which a finished one makes void."""
     return results / 'tables' / f'{key}.seed{seed}{".cut" if cut else ""}.json'
 
 
 def read_result(path: Path) -> Dict[str, Any]:
-    """One result.
+    """Read one result.
 
     Raises:
         ValueError: The file is none, or not one of the row that it names.
@@ -54,7 +55,7 @@ def read_result(path: Path) -> Dict[str, Any]:
     except (OSError, RecursionError, LookupError, TypeError, AttributeError) as e:
         raise ValueError(f'it lacks {e}') from e
     recipe = json.loads(json.dumps(asdict(choose_recipe(**row.options))))
-    if path.name != result_file(path.parent, result['row'], seed, state == 'cut').name or type(seed) is not int:
+    if path.name != locate_result(path.parent, result['row'], seed, state == 'cut').name or type(seed) is not int:
         raise ValueError('it is named after another row or seed')
     if experiment != [row.model, row.model_kwargs, recipe]:
         raise ValueError('it is of another network or recipe than its row')
@@ -69,7 +70,7 @@ def read_result(path: Path) -> Dict[str, Any]:
 
 
 def collect(results: Path) -> Dict[str, List[Dict[str, Any]]]:
-    """The results of each row, by seed; a file that is none, or of other data than the rest, is named and left out.
+    """Collect the results of each row, by seed; a file that is none, or of other data, is named and left out.
 
     The data of the folder that ships is CIFAR; that of another is what most of its files have.
     """
@@ -98,19 +99,19 @@ def collect(results: Path) -> Dict[str, List[Dict[str, Any]]]:
     return found
 
 
-def ended(runs: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
-    """Those that count: finished or diverged, not cut."""
+def select_ended(runs: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
+    """Select those that count: finished or diverged, not cut."""
     return [result for result in runs if result['state'] != 'cut']
 
 
-def measured(runs: List[Dict[str, Any]]) -> Optional[float]:
-    """The median test error in percent, a diverged run counting as above every other; None without runs."""
-    errors = [result['test_error'] if result['state'] == 'finished' else math.inf for result in ended(runs)]
+def find_median(runs: List[Dict[str, Any]]) -> Optional[float]:
+    """Find the median test error in percent, a diverged run counting as above every other; None without runs."""
+    errors = [result['test_error'] if result['state'] == 'finished' else math.inf for result in select_ended(runs)]
     return statistics.median(errors) if errors else None
 
 
-def shown(error: Union[float, str, None], mean_std: Optional[Tuple[float, float]] = None) -> str:
-    """As the paper prints it."""
+def format_error(error: Union[float, str, None], mean_std: Optional[Tuple[float, float]] = None) -> str:
+    """Format an error as the paper prints it."""
     if error is None or error == 'fail':
         return error or '-'
     if error == math.inf:
@@ -118,29 +119,29 @@ def shown(error: Union[float, str, None], mean_std: Optional[Tuple[float, float]
     return f'{error:.2f}' + (f' ({mean_std[0]:.2f} ± {mean_std[1]:.2f})' if mean_std else '')
 
 
-def counted(runs: List[Dict[str, Any]]) -> str:
-    """How many runs a number is of, beside the paper's 5 if it is of fewer."""
-    count = len(ended(runs))
+def format_count(runs: List[Dict[str, Any]]) -> str:
+    """Format how many runs a number is of, beside the paper's 5 if it is of fewer."""
+    count = len(select_ended(runs))
     return f'{count} of {PAPER_RUNS}' if count < PAPER_RUNS else str(count)
 
 
-def cells_of(key: str, runs: List[Dict[str, Any]]) -> List[str]:
-    """Row, where it stands in the paper, the paper's number, ours, of how many runs, their range."""
+def list_cells(key: str, runs: List[Dict[str, Any]]) -> List[str]:
+    """List a row's cells: key, where the paper has it, the paper's number, ours, of how many runs, their range."""
     row = ROWS[key]
     errors = [result['test_error'] for result in runs if result['state'] == 'finished']
     spread = f'{min(errors):.2f} to {max(errors):.2f}' if len(errors) > 1 else '-'
-    return [f'`{key}`', row.tables, row.case, row.data, shown(row.paper, row.mean), shown(measured(runs)),
-            counted(runs), spread]
+    return [f'`{key}`', row.tables, row.case, row.data, format_error(row.paper, row.mean),
+            format_error(find_median(runs)), format_count(runs), spread]
 
 
-def table(rows: Dict[str, Row], results: Dict[str, List[Dict[str, Any]]], reference: str = 'paper') -> str:
-    """Markdown: the paper's number beside ours, how many runs it is of, and their range."""
-    lines = [f'| row | table | case | data | {reference} | ours | runs | range |', '|---|---|---|---|--:|--:|--:|---|']
-    return '\n'.join([*lines, *(f'| {" | ".join(cells_of(key, results.get(key, [])))} |' for key in rows)])
+def format_rows(rows: Dict[str, Row], results: Dict[str, List[Dict[str, Any]]], reference: str = 'paper') -> str:
+    """Format a table: the paper's number beside ours, how many runs it is of, and their range."""
+    return format_table('llllrrrl', ('row', 'table', 'case', 'data', reference, 'ours', 'runs', 'range'), (
+        list_cells(key, results.get(key, [])) for key in rows))
 
 
-def sections(results: Dict[str, List[Dict[str, Any]]], ran_only: bool) -> Iterator[str]:
-    """Heading, remark and table of each set of rows; with `ran_only`, of the rows that have runs."""
+def format_sections(results: Dict[str, List[Dict[str, Any]]], ran_only: bool) -> Iterator[str]:
+    """Format heading, remark and table of each set of rows; with `ran_only`, of the rows that have runs."""
     level = '###' if ran_only else '##'
     for title, remark, rows, reference in (
             ("The paper's rows", 'Measured by the recipe of the appendix, BatchNorm over 64 images as on its two GPUs.',
@@ -150,9 +151,9 @@ def sections(results: Dict[str, List[Dict[str, Any]]], ran_only: bool) -> Iterat
             ('A small copy', f"20 layers (3 units a stage), {SMALL_EPOCHS} epochs of the recipe `modern`, beside the "
              "paper's 110 layers and 164 epochs: not its experiment, and not comparable with its numbers. It shows "
              'which differences need no depth.', SMALL_ROWS, 'paper, 110 layers')):
-        chosen = {key: row for key, row in rows.items() if not ran_only or ended(results.get(key, []))}
+        chosen = {key: row for key, row in rows.items() if not ran_only or select_ended(results.get(key, []))}
         if chosen:
-            yield f'{level} {title}\n\n{remark}\n\n{table(chosen, results, reference)}\n'
+            yield f'{level} {title}\n\n{remark}\n\n{format_rows(chosen, results, reference)}\n'
         else:
             yield f'{level} {title}\n\nNone of the {len(rows)} rows has a run yet.\n'
 
@@ -162,8 +163,8 @@ STATISTIC = (
     f"of {PAPER_RUNS}, with mean and standard deviation in brackets where it has them, and 'fail' above {FAIL:.0f}.")
 
 
-def report(results: Path, found: Dict[str, List[Dict[str, Any]]]) -> str:
-    """README.md of a folder of results, from what `collect` found there."""
+def format_report(results: Path, found: Dict[str, List[Dict[str, Any]]]) -> str:
+    """Format README.md of a folder of results, from what `collect` found there."""
     ran = [result for runs in found.values() for result in runs]
     unfinished = [f"{key}, seed {result['seed']}: {result['state']} at step {result['step']} of {result['iterations']}"
                   for key, runs in found.items() for result in runs if result['state'] != 'finished']
@@ -172,21 +173,21 @@ def report(results: Path, found: Dict[str, List[Dict[str, Any]]]) -> str:
         '# Measured runs\n',
         'Written by `python -m train.tables report` from the files in [tables](tables), one a run, each with its '
         f'command, seed, versions, hardware and curve. {STATISTIC}\n',
-        *sections(found, ran_only=False),
+        *format_sections(found, ran_only=False),
         f'Not finished: {"; ".join(unfinished) or "none"}.\n',
         f'Hardware: {"; ".join(sorted({result["hardware"] for result in ran})) or "none yet"}.\n',
         *(['## Curves\n\nDrawn by `python -m train.tables plot`.\n'] if figures else []),
         *(f'![{name}]({name}.png)\n' for name in figures)])
 
 
-def readme_block(found: Dict[str, List[Dict[str, Any]]]) -> str:
-    """What stands between the marks in the project's README: the rows that have runs."""
+def format_measured(found: Dict[str, List[Dict[str, Any]]]) -> str:
+    """Format the rows that have runs, for a page."""
     return f'{STATISTIC} `python -m train.tables run ROW --data DIR` is the command of each row.\n\n' + '\n'.join(
-        sections(found, ran_only=True))
+        format_sections(found, ran_only=True))
 
 
-def panels_of(name: str, found: Dict[str, List[Dict[str, Any]]]) -> Dict[str, Dict[str, List[Dict[str, Any]]]]:
-    """What a figure shows of the results: the comparisons of which both rows have a finished run."""
+def select_panels(name: str, found: Dict[str, List[Dict[str, Any]]]) -> Dict[str, Dict[str, List[Dict[str, Any]]]]:
+    """Select what a figure shows of the results: the comparisons of which both rows have a finished run."""
     panels = {}
     for title, keys in {**FIGURES, **SMALL_FIGURES}[name].items():
         lines = {ROWS[key].case: [result for result in found.get(key, []) if result['state'] == 'finished']

@@ -2,23 +2,17 @@
 
     python -m train.propagation measure '110-*' --data data
     python -m train.propagation measure '20-*' --data data --runs runs/tables --seed 2
-    python -m train.propagation report
+    python -m train.propagation draw
 
 A row of the tables (`python -m train.tables list`) is measured at initialisation, on training images, with three draws
 of its weights; with --runs also after training, where that folder holds a run of it. Each has a file in
-docs/propagation, from which `report` alone draws the pictures and writes docs/propagation.md and the numbers of
-docs/guidelines.md.
+docs/propagation, from which `draw` draws the pictures, and train.pages takes the numbers of the pages.
 """
 import json
 import math
 import operator
-import platform
 import re
-import shlex
 import statistics
-import sys
-from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
@@ -27,30 +21,28 @@ import timm
 import torch
 import typer
 
-from timm_preact.benchmark import hardware
 from timm_preact.data import ImageSet
 from timm_preact.errors import UserError, one_sentence_errors
 from timm_preact.evaluation import Images, eval_transform, load_model
 from timm_preact.figures import new_figure, save_figure
 from timm_preact.files import write_atomically
 from timm_preact.propagation import END, SAFE, Propagation, check, draw, measure
+from timm_preact.provenance import quote_command, record
 from timm_preact.weights import read_config
-from train import pages
-from train.evidence import RESULTS, collect
 from train.figures import STYLES
+from train.markdown import format_table
+from train.places import PROPAGATION, RESULTS
 from train.rows import ROWS, Row
-from train.tables import DATA_FOLDER, ROOT, data_of, load_sets, rows_named
+from train.tables import DATA_FOLDER, data_of, load_sets, rows_named
 
-DOCS = ROOT / 'docs'
-MEASURED = DOCS / 'propagation'
 DRAWS = 3  # of the initial weights
 DRAWN = ('signal', 'growth', 'direct')  # what is kept of every draw; a row's number is the median
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 
-def rounded(fields: Dict[str, Any]) -> Dict[str, Any]:
-    """Numbers to six digits: more are of the machine, not of the network."""
+def round_numbers(fields: Dict[str, Any]) -> Dict[str, Any]:
+    """Round numbers to six digits: more are of the machine, not of the network."""
     def shorten(value: Any) -> Any:
         if isinstance(value, list):
             return [shorten(item) for item in value]
@@ -58,25 +50,25 @@ def rounded(fields: Dict[str, Any]) -> Dict[str, Any]:
     return {key: shorten(value) for key, value in fields.items()}
 
 
-def summary(model: torch.nn.Module, found: Propagation) -> Dict[str, Any]:
-    """What a draw of the weights is remembered by."""
-    return rounded(dict(safe=check(model, found).safe, **{what: getattr(found, what) for what in DRAWN}))
+def summarise(model: torch.nn.Module, found: Propagation) -> Dict[str, Any]:
+    """Summarise what a draw of the weights is remembered by."""
+    return round_numbers(dict(safe=check(model, found).safe, **{what: getattr(found, what) for what in DRAWN}))
 
 
 def measure_row(row: Row, images: ImageSet, count: int, draws: int, run: Optional[Path]) -> Dict[str, Any]:
-    """A row at initialisation, in several draws, and as trained in the folder `run` if there is one."""
+    """Measure a row at initialisation, in several draws, and as trained in the folder `run` if there is one."""
     found: Dict[str, Any] = dict(draws=[])
     for seed in range(draws):
         torch.manual_seed(seed)
         model = timm.create_model(row.model, **row.model_kwargs)
         x, y = Images(images, eval_transform(model)).spread(count)
         initial = measure(model, x, y, seed=seed)
-        found['draws'].append(summary(model, initial))
+        found['draws'].append(summarise(model, initial))
         if seed == 0:
-            found['initial'] = rounded(initial.to_dict())
+            found['initial'] = round_numbers(initial.to_dict())
     if run is not None:
         model = load_model(row.model, str(run))
-        found['trained'] = rounded(measure(model, x, y, weights='trained').to_dict())
+        found['trained'] = round_numbers(measure(model, x, y, weights='trained').to_dict())
         found['run'] = run.name
         found['weights_sha256'] = read_config(run / 'config.json')['sha256']
     return found
@@ -91,7 +83,7 @@ def measure_rows(
         draws: int = typer.Option(DRAWS, min=1, help='Draws of the initial weights, seeds 0 to N-1.'),
         runs: Optional[Path] = typer.Option(None, help="Folder of train.tables' runs, to measure trained rows too."),
         seed: int = typer.Option(0, help='Which run of a row, with --runs.'),
-        to: Path = typer.Option(MEASURED, help='Folder of the files.'),
+        to: Path = typer.Option(PROPAGATION, help='Folder of the files.'),
 ) -> None:
     """Measure rows; a file that is there is written anew."""
     to.mkdir(parents=True, exist_ok=True)
@@ -103,16 +95,14 @@ def measure_rows(
                             f'--runs out.')
         train, _, hashes = load_sets(data_of(row, data))
         result = dict(
-            row=key, command=shlex.join(['python', '-m', 'train.propagation', *sys.argv[1:]]), images=batch_size,
-            data_sha256=hashes[0], hardware=hardware(torch.device('cpu')),
-            versions=dict(python=platform.python_version(), **{p: version(p) for p in ('torch', 'timm')}),
-            **measure_row(row, train, batch_size, draws, run))
+            record(quote_command('python -m train.propagation'), torch.device('cpu')), row=key, images=batch_size,
+            data_sha256=hashes[0], **measure_row(row, train, batch_size, draws, run))
         write_atomically(to / f'{key}.json', json.dumps(result).encode() + b'\n')
         print(f"{key}: direct {', '.join(format(draw['direct'], '.2g') for draw in result['draws'])}", flush=True)
 
 
 def read_measured(folder: Path) -> Dict[str, Dict[str, Any]]:
-    """By row, what `measure` wrote."""
+    """Read what `measure` wrote, by row."""
     measured = {}
     for path in sorted(folder.glob('*.json')):
         result = json.loads(path.read_text())
@@ -123,26 +113,26 @@ def read_measured(folder: Path) -> Dict[str, Dict[str, Any]]:
     return measured
 
 
-def stage_starts(found: Propagation) -> List[int]:
-    """Rows of the first unit of each stage, and the last row."""
+def find_stage_starts(found: Propagation) -> List[int]:
+    """Find the rows of the first unit of each stage, and the last row."""
     return [row for row, unit in enumerate(found.units) if unit == END or unit.endswith('blocks.0')]
 
 
-def inside(found: Propagation) -> List[int]:
-    """Rows of the other units, whose shortcuts are what the row of the table says and change no shape."""
-    return sorted(set(range(len(found.units))) - set(stage_starts(found)))
+def find_inside(found: Propagation) -> List[int]:
+    """Find the rows of the other units, whose shortcuts are what the row of the table says and change no shape."""
+    return sorted(set(range(len(found.units))) - set(find_stage_starts(found)))
 
 
-def kept_within(found: Propagation) -> float:
-    """Of the direct term at a stage's end, what is left at its second unit: the geometric mean of the stages."""
-    starts, direct = stage_starts(found), found.gradient_shortcuts
+def average_kept_within(found: Propagation) -> float:
+    """Average, geometrically over the stages, what the second unit has left of the direct term of the stage's end."""
+    starts, direct = find_stage_starts(found), found.gradient_shortcuts
     return float(np.exp(np.mean([np.log(direct[a + 1] / direct[b]) for a, b in zip(starts, starts[1:], strict=False)])))
 
 
-def kept_at_changes(found: Propagation) -> float:
-    """The same of the first unit of each stage but the first, which halves the size."""
+def average_kept_at_changes(found: Propagation) -> float:
+    """Average the same of the first unit of each stage but the first, which halves the size."""
     direct = found.gradient_shortcuts
-    return float(np.exp(np.mean([np.log(direct[row] / direct[row + 1]) for row in stage_starts(found)[1:-1]])))
+    return float(np.exp(np.mean([np.log(direct[row] / direct[row + 1]) for row in find_stage_starts(found)[1:-1]])))
 
 
 # What is said of a row in the state that is drawn in the pictures
@@ -150,29 +140,29 @@ OF_STATE = {
     **{what: operator.attrgetter(what) for what in DRAWN},
     'branch': lambda found: np.nanmedian(found.branch_var / found.stream_var),
     'factors': lambda found: found.scaling_product[0],
-    'eq4': lambda found: np.nanmax(found.eq4_deviation[inside(found)]),
-    'eq5': lambda found: np.nanmax(found.eq5_deviation[inside(found)]),
+    'eq4': lambda found: np.nanmax(found.eq4_deviation[find_inside(found)]),
+    'eq5': lambda found: np.nanmax(found.eq5_deviation[find_inside(found)]),
     'dead': lambda found: 100 * found.dead,
-    'within': kept_within,
-    'change': kept_at_changes,
+    'within': average_kept_within,
+    'change': average_kept_at_changes,
     'mean': lambda found: found.stream_mean[-1] / found.stream_var[-1] ** 0.5,
 }
 
 
-def value_of(key: str, measured: Dict[str, Dict[str, Any]], results: Dict[str, Any]) -> Any:
-    """What a key stands for: ROW:WHAT or ROW:trained.WHAT, of OF_STATE; ROW:paper and ROW:ours are test errors."""
+def look_up(key: str, measured: Dict[str, Dict[str, Any]], results: Dict[str, Any]) -> Any:
+    """Look up what a key stands for: ROW:WHAT or ROW:trained.WHAT, of OF_STATE; ROW:paper and ROW:ours are errors."""
     row, _, what = key.partition(':')
     if what in ('paper', 'ours'):
-        error = ROWS[row].paper if what == 'paper' else median_error(results[row])
+        error = ROWS[row].paper if what == 'paper' else find_median_error(results[row])
         return error if isinstance(error, str) else f'{error:.2f}'
     if what in DRAWN:
-        return number(statistics.median(draw[what] for draw in measured[row]['draws']))
+        return format_number(statistics.median(draw[what] for draw in measured[row]['draws']))
     state, _, what = what.rpartition('.')
-    return number(OF_STATE[what](measured[row][state or 'initial']))
+    return format_number(OF_STATE[what](measured[row][state or 'initial']))
 
 
-def number(value: float) -> str:
-    """Two digits, as people write them: 0.021, 6.2e-8, 540, 210,000."""
+def format_number(value: float) -> str:
+    """Format two digits, as people write them: 0.021, 6.2e-8, 540, 210,000."""
     if not math.isfinite(value) or value == round(value) and abs(value) < 10:
         return f'{value:g}'
     value = float(f'{value:.1e}')
@@ -183,18 +173,17 @@ def number(value: float) -> str:
     return f'{mantissa}e{int(exponent)}'
 
 
-def median_error(runs: List[Dict[str, Any]]) -> float:
+def find_median_error(runs: List[Dict[str, Any]]) -> float:
+    """Find the median test error of finished runs."""
     return statistics.median(run['test_error'] for run in runs)
 
 
-def table_of(rows: Sequence[str], columns: Sequence[Tuple[str, str]], measured: Dict[str, Any],
-             results: Dict[str, Any]) -> str:
-    """A Markdown table; a column is a heading and what of the row it shows."""
-    lines = [f"| row | {' | '.join(heading for heading, _ in columns)} |", '|---|' + '--:|' * len(columns)]
-    for row in rows:
-        cells = (value_of(f'{row}:{what}', measured, results) for _, what in columns)
-        lines.append(f"| {ROWS[row].case} `{row}` | {' | '.join(cells)} |")
-    return '\n'.join(lines)
+def format_rows(rows: Sequence[str], columns: Sequence[Tuple[str, str]], measured: Dict[str, Any],
+                results: Dict[str, Any]) -> str:
+    """Format a table of rows; a column is a heading and what of the row it shows."""
+    return format_table('l' + 'r' * len(columns), ['row', *(heading for heading, _ in columns)], (
+        [f'{ROWS[row].case} `{row}`', *(look_up(f'{row}:{what}', measured, results) for _, what in columns)]
+        for row in rows))
 
 
 PLACEMENT_ROWS = ('orig', 'bn_after_add', 'relu_before_add', 'relu_only', 'full')
@@ -229,7 +218,7 @@ NAMES_AT = {
 
 
 def draw_errors(measured: Dict[str, Any], path: Path) -> None:
-    """The paper's error against the gradient through the shortcuts alone, at initialisation, a point a row."""
+    """Draw the paper's error against the gradient through the shortcuts alone, at initialisation, a point a row."""
     figure = new_figure(8.5, 5.5)
     if figure is None:
         return
@@ -258,51 +247,40 @@ def draw_errors(measured: Dict[str, Any], path: Path) -> None:
     save_figure(figure, path)
 
 
-def filled(text: str, measured: Dict[str, Any], results: Dict[str, Any]) -> str:
-    """`text` with its tables, and every number between <!--= KEY --> and <!--/-->, as measured."""
-    tables = {name: partial(table_of, *table, measured, results) for name, table in TABLES.items()}
-    text = pages.filled(text, dict(tables, warmup=warmup_table, facts=partial(facts, measured)))
-    return re.sub(r'<!--= (\S+) -->.*?<!--/-->',
-                  lambda match: f'<!--= {match[1]} -->{value_of(match[1], measured, results)}<!--/-->', text)
+def format_warmup() -> str:
+    """Format the first steps of the original and the pre-activation unit, with and without warm-up."""
+    headings = ('network', 'warm-up, steps', 'training loss, epoch 1', 'epoch 2', 'test error after epoch 1, %',
+                'epoch 2')
+    runs = [json.loads(path.read_text()) for path in sorted((RESULTS / 'warmup').glob('*.json'))]
+    return format_table('lrrrrr', headings, ((
+        f"`{run['model']}`", f"{run['recipe']['warmup']:.0f}",
+        *(f'{epoch[what]:.2f}' for what in ('train_loss', 'test_error') for epoch in run['curve'][:2]),
+    ) for run in runs))
 
 
-def warmup_table() -> str:
-    """The first steps of the original and the pre-activation unit, with and without warm-up."""
-    lines = ['| network | warm-up, steps | training loss, epoch 1 | epoch 2 | test error after epoch 1, % | epoch 2 |',
-             '|---|--:|--:|--:|--:|--:|']
-    for path in sorted((RESULTS / 'warmup').glob('*.json')):
-        run = json.loads(path.read_text())
-        first, second = run['curve'][:2]
-        lines.append(f"| `{run['model']}` | {run['recipe']['warmup']:.0f} | {first['train_loss']:.2f} | "
-                     f"{second['train_loss']:.2f} | {first['test_error']:.2f} | {second['test_error']:.2f} |")
-    return '\n'.join(lines)
-
-
-def facts(measured: Dict[str, Any]) -> str:
-    """Commands, versions and hardware of what was measured."""
-    def all_of(what: Callable[[Dict[str, Any]], str]) -> str:
+def format_facts(measured: Dict[str, Any]) -> str:
+    """Format commands, versions and hardware of what was measured."""
+    def list_all(what: Callable[[Dict[str, Any]], str]) -> str:
         return '; '.join(sorted({what(result) for result in measured.values()}))
 
     commands = '\n'.join(sorted({result['command'] for result in measured.values()}))
-    versions = all_of(lambda result: ', '.join(f'{k} {v}' for k, v in result['versions'].items()))
-    return (f"```sh\n{commands}\npython -m train.propagation report\n```\n\n{all_of(lambda r: r['hardware'])}; "
-            f"{versions}; {all_of(lambda r: str(r['images']))} images.")
+    versions = list_all(lambda result: ', '.join(f'{k} {v}' for k, v in result['versions'].items()))
+    return (f"```sh\n{commands}\npython -m train.propagation draw\n```\n\n{list_all(lambda r: r['hardware'])}; "
+            f"{versions}; {list_all(lambda r: str(r['images']))} images.")
 
 
-@app.command()
+@app.command('draw')
 @one_sentence_errors
-def report() -> None:
-    """Draw the pictures, and write the tables and numbers of docs/propagation.md and docs/guidelines.md."""
-    measured, results = read_measured(MEASURED), collect(RESULTS)
+def draw_pictures() -> None:
+    """Draw the pictures of docs/propagation."""
+    measured = read_measured(PROPAGATION)
     missing = {row for rows in (*PICTURES.values(), OTHERS, GATES) for row in rows} - set(measured)
     if missing:
         raise UserError(f'{", ".join(sorted(missing))} are not measured: python -m train.propagation measure.')
     for name, rows in PICTURES.items():
-        draw({f'{ROWS[row].case}': [measured[row][state] for state in ('initial', 'trained') if state in measured[row]]
-              for row in rows}, MEASURED / f'{name}.png', columns=5)
-    draw_errors(measured, MEASURED / 'errors.png')
-    for path in (DOCS / 'propagation.md', DOCS / 'guidelines.md'):
-        write_atomically(path, filled(path.read_text(), measured, results).encode())
+        draw({ROWS[row].case: [measured[row][state] for state in ('initial', 'trained') if state in measured[row]]
+              for row in rows}, PROPAGATION / f'{name}.png', columns=5)
+    draw_errors(measured, PROPAGATION / 'errors.png')
 
 
 if __name__ == '__main__':

@@ -10,10 +10,8 @@ get alone.
 import csv
 import fcntl
 import io
-import json
 import math
 import os
-import platform
 import resource
 import sys
 import time
@@ -22,7 +20,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Set
 
-import timm
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -30,11 +27,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save
 
-import timm_preact
-from timm_preact.benchmark import hardware
 from timm_preact.data import ImageSet
 from timm_preact.errors import UserError, check_device, create_model
-from timm_preact.files import write_atomically
+from timm_preact.files import write_atomically, write_json
+from timm_preact.provenance import find_commit, record
 from timm_preact.weights import export_model
 from train.batches import Batches, EpochPlan, channel_statistics, error_on
 from train.figures import plot_run
@@ -98,6 +94,7 @@ class Run:
         self.joins = capture and not compile_model
         self.group: Optional[Group] = None
         self.ways: Set[str] = set()
+        self.commit = find_commit()  # what trains it, whatever the clone becomes meanwhile
         self.step = 0
         self.history: List[Dict[str, float]] = []
         self.seconds = 0.  # of this epoch, up to `since`, when the clock was last read
@@ -329,16 +326,18 @@ class Run:
         if self.step == self.total:
             self.state = 'finished'
 
-    def result(self, **facts: Any) -> Dict[str, Any]:
+    def result(self, command: str = 'python -m train.cifar', **facts: Any) -> Dict[str, Any]:
         """What a result file holds: settings, outcome, curve, and what it ran on.
 
         Args:
+            command: What trains it.
             facts: What else it should say, first.
         """
         last = self.history[-1] if self.history else {}
         return dict(
             **facts,
-            **{key: self.settings[key] for key in ('model', 'model_kwargs', 'seed')},
+            **dict(record(command, self.device, seed=self.settings['seed']), commit=self.commit),
+            **{key: self.settings[key] for key in ('model', 'model_kwargs')},
             state=self.state,
             error=self.error,
             recipe=asdict(self.recipe),
@@ -354,9 +353,6 @@ class Run:
                 'bfloat16 activations' if 'triton' in self.ways else 'bfloat16 autocast'),
             trained_by=sorted(self.ways),
             peak_memory_bytes=peak_memory(self.device),
-            hardware=hardware(self.device),
-            versions=dict(python=platform.python_version(), torch=torch.__version__, timm=timm.__version__,
-                          timm_preact=timm_preact.__version__),
             data=dict(zip(('train_sha256', 'test_sha256'), self.settings['data'], strict=True),
                       classes=self.model.num_classes),
             curve=self.history,
@@ -368,7 +364,7 @@ class Run:
             write_atomically(self.output / 'mean_image.safetensors', save({'mean_image': self.mean_image}))
         sha256 = export_model(self.model, self.output, self.settings['model_kwargs'])
         result = self.result(**facts, weights_sha256=sha256)
-        write_atomically(self.output / 'run.json', json.dumps(result, indent=1).encode())
+        write_json(self.output / 'run.json', result)
         plot_run(result, self.output / 'curves.png')
         return result
 

@@ -14,10 +14,11 @@ import typer
 
 from timm_preact.errors import UserError, one_sentence_errors
 from timm_preact.evaluation import eval_transform, evaluate, load_model, open_images
-from timm_preact.files import write_atomically
+from timm_preact.files import write_atomically, write_json
 from timm_preact.hub import write_golden
 from timm_preact.weights import SHIPPED
-from train.cards import CARDS, RESULTS, config_of_run, write_card
+from train.cards import configure_run, make_card
+from train.places import CARDS, RESULTS
 
 TAGS = ('cifar10', 'cifar100')
 
@@ -44,10 +45,12 @@ def ship(run: Path, tag: str, data: str) -> None:
     link = folder / 'model.safetensors'
     link.unlink(missing_ok=True)
     link.symlink_to(os.path.relpath(weights, folder))
-    write_atomically(RESULTS / f"{name}.seed{result['seed']}.json", json.dumps(result, indent=1).encode())
+    write_json(RESULTS / f"{name}.seed{result['seed']}.json", result)
     write_atomically(folder / 'curves.png', (run / 'curves.png').read_bytes())
     write_golden(folder, model)
-    write_card(name, config_of_run(name, json.loads((run / 'config.json').read_text()), result), result)
+    config = configure_run(name, json.loads((run / 'config.json').read_text()), result)
+    for path, text in make_card(name, config, result):
+        write_atomically(path, text.encode())
     print(f"CHECKSUMS: '{name}': 'sha256:{result['weights_sha256']}',\nMEASURED: '{name}': {round(scores.error, 4)},")
 
 

@@ -24,7 +24,6 @@ import math
 import os
 import re
 import shlex
-import subprocess
 import sys
 import time
 from fnmatch import fnmatchcase
@@ -36,29 +35,25 @@ import typer
 
 from timm_preact.data import ImageSet, load_image_set
 from timm_preact.errors import UserError, one_sentence_errors
-from timm_preact.files import write_atomically
+from timm_preact.files import write_atomically, write_json
 from timm_preact.kernels import has_triton
 from train.evidence import (
     PAPER_RUNS,
-    RESULTS,
     collect,
-    counted,
-    measured,
-    panels_of,
+    find_median,
+    format_count,
+    format_error,
+    format_report,
+    locate_result,
     read_result,
-    readme_block,
-    report,
-    result_file,
-    shown,
+    select_panels,
 )
 from train.figures import plot_comparisons
-from train.pages import filled
+from train.places import RESULTS, ROOT
 from train.recipe import choose_recipe
 from train.rows import CIFAR, DATA, FIGURES, ROWS, SMALL_FIGURES, Row
 from train.run import FolderTaken, Run, local_device, train_together
 
-ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / 'README.md'
 DATA_FOLDER = 'data'
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -91,8 +86,8 @@ def load_sets(source: str) -> Tuple[ImageSet, ImageSet, List[str]]:
     return *sets, [images.sha256 for images in sets]
 
 
-def seconds_of(budget: str) -> float:
-    """90s, 25m or 2h."""
+def parse_seconds(budget: str) -> float:
+    """Parse 90s, 25m or 2h."""
     if re.fullmatch('[0-9]+[smh]', budget) is None:
         raise UserError(f'--budget {budget} is no time: write 90s, 25m or 2h.')
     return int(budget[:-1]) * {'s': 1, 'm': 60, 'h': 3600}[budget[-1]]
@@ -149,11 +144,11 @@ class Campaign:
         self.opened: Dict[Run, Tuple[str, int]] = {}
         self.left: List[UserError] = []
         self.failed: List[str] = []
-        self.sources = dict(commit=head_commit(), trainer_sha256=trainer_sha256())
+        self.sources = dict(trainer_sha256=trainer_sha256())
 
     def has_ended(self, key: str, seed: int) -> bool:
         try:
-            return bool(read_result(result_file(self.results, key, seed)))
+            return bool(read_result(locate_result(self.results, key, seed)))
         except ValueError:
             return False
 
@@ -197,10 +192,10 @@ class Campaign:
             row=key, **self.sources, recipe_name=ROWS[key].options['recipe'],
             command=shlex.join(['python', '-m', 'train.cifar', *command_of(key, seed, self.data, run.output, extra)]))
         result = run.finish(**facts) if run.state == 'finished' else run.result(**facts)
-        cut = result_file(self.results, key, seed, cut=True)
-        path = cut if run.state == 'cut' else result_file(self.results, key, seed)
+        cut = locate_result(self.results, key, seed, cut=True)
+        path = cut if run.state == 'cut' else locate_result(self.results, key, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(result, indent=1).encode())
+        write_json(path, result)
         if path != cut:
             cut.unlink(missing_ok=True)
         print(f'{key}, seed {seed}: {run.state}', flush=True)
@@ -217,15 +212,6 @@ class Campaign:
                 self.fail(run.error)
             del run
         return began
-
-
-def head_commit() -> Optional[str]:
-    """Of the clone, '-dirty' behind it if a tracked file differs; None where git knows nothing of it."""
-    git = ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']
-    try:
-        return subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.strip() or None
-    except OSError:
-        return None
 
 
 def trainer_sha256() -> str:
@@ -247,8 +233,8 @@ def list_rows(results: Path = RESULTS_OPTION) -> None:
         runs = found.get(key, [])
         states = ', '.join(f"seed {result['seed']} {result['state']} at step {result['step']} of {result['iterations']}"
                            for result in runs if result['state'] != 'finished')
-        print(f'{key:24} table {row.tables:10} {row.data:8} paper {shown(row.paper):>5} {row.kind:9} '
-              f'ours {shown(measured(runs)):>5}  {counted(runs)} runs  {states}'.rstrip())
+        print(f'{key:24} table {row.tables:10} {row.data:8} paper {format_error(row.paper):>5} {row.kind:9} '
+              f'ours {format_error(find_median(runs)):>5}  {format_count(runs)} runs  {states}'.rstrip())
 
 
 @app.command('run')
@@ -277,7 +263,7 @@ def run_rows(
     where = local_device(device)
     as_one = capture and not compile_model and has_triton(where)
     todo = order_of(keys, seeds, together if as_one else 1, share_of(share))
-    deadline = time.monotonic() + seconds_of(budget) if budget else math.inf
+    deadline = time.monotonic() + parse_seconds(budget) if budget else math.inf
     campaign = Campaign(data, runs, results.resolve(), where, together, compile_model, capture)
     began = campaign.train(todo, deadline)
     if campaign.failed:
@@ -293,13 +279,11 @@ def run_rows(
 @app.command('report')
 @one_sentence_errors
 def write_report(results: Path = RESULTS_OPTION) -> None:
-    """Write README.md beside the results, and the project's README between its marks."""
+    """Write README.md beside the results; `python -m train.pages` writes the project's own pages."""
     results = results.resolve()
     found = collect(results)
-    write_atomically(results / 'README.md', report(results, found).encode())
+    write_atomically(results / 'README.md', format_report(results, found).encode())
     print(f'{results / "README.md"} is written from {sum(map(len, found.values()))} runs.')
-    if results == RESULTS:
-        write_atomically(README, filled(README.read_text(), {'results': lambda: readme_block(found)}).encode())
 
 
 @app.command('plot')
@@ -308,7 +292,7 @@ def plot(results: Path = RESULTS_OPTION) -> None:
     """Draw the paper's Figures 1, 3 and 6, and the small copy's, as far as there are runs."""
     found = collect(results.resolve())
     for name in {**FIGURES, **SMALL_FIGURES}:
-        panels = panels_of(name, found)
+        panels = select_panels(name, found)
         if not panels:
             print(f'{name}: no comparison of it has two rows with finished runs')
         elif plot_comparisons(panels, results / f'{name}.png'):

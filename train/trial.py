@@ -6,25 +6,23 @@ Writes train/results/imagenet_trial.json, which train/recipes/README.md shows. S
 """
 import csv
 import json
-import platform
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any, Dict, List
 
-import timm
 import torch
 import typer
 from PIL import Image
 
-from timm_preact.benchmark import hardware
 from timm_preact.data import ImageSet, load_image_set
 from timm_preact.errors import UserError, one_sentence_errors
-from timm_preact.files import write_atomically
+from timm_preact.files import write_json
+from timm_preact.provenance import quote_command, record
 from timm_preact.scripts import find_script, version_of
-from train.benchmark import RESULTS, ROOT, output_of
+from train.command import run_command
+from train.places import RECIPES, RESULTS, ROOT, TESTS
 
-RECIPES = Path(__file__).parent / 'recipes'
 CLASSES, SIZE = 20, 96  # the first classes, their images enlarged to 96x96
 IMAGES = {'train': 100, 'validation': 50}  # of a class
 SCALE_ASPECT = [
@@ -59,11 +57,11 @@ def train(processes: int, arguments: List[str], scripts: Path, data: Path, outpu
     if processes > 1:
         launcher += ['-m', 'torch.distributed.run', '--nproc-per-node', str(processes)]
         modules = ['--device-modules', 'timm_preact', 'cpu_ddp']
-    output_of([*launcher, str(find_script('train.py', scripts)), *arguments, *common, *modules, '--output', str(output),
-               '--experiment', 'run'], ROOT / 'tests' / 'support')
+    run_command([*launcher, str(find_script('train.py', scripts)), *arguments, *common, *modules, '--output',
+                 str(output), '--experiment', 'run'], TESTS / 'support')
     model = arguments[arguments.index('--model'):][:2]
     size = arguments[arguments.index('--img-size'):][:2] if '--img-size' in arguments else []
-    tested = output_of([
+    tested = run_command([
         sys.executable, '-m', 'timm_preact', 'run', '--timm-scripts', str(scripts), 'validate.py', *model, *size,
         *common, '--split', 'train', '--checkpoint', str(output / 'run' / 'last.pth.tar')])
     with open(output / 'run' / 'summary.csv') as file:
@@ -94,12 +92,9 @@ def main(
             last = runs[name]['epochs'][-1]
             print(f"{name}: loss {last['train_loss']:.2f}, validation top-1 {last['eval_top1']:.1f}, training top-1 "
                   f"{runs[name]['train_top1']:.1f}")
-    write_atomically(RESULTS / 'imagenet_trial.json', json.dumps(dict(
-        command='python -m train.trial --data DIR --timm-scripts CLONE', runs=runs, seed=42,
-        versions=dict(python=platform.python_version(), torch=torch.__version__, timm=timm.__version__,
-                      timm_scripts=version_of(scripts)),
-        hardware=hardware(torch.device('cpu')),
-    ), indent=1).encode())
+    write_json(RESULTS / 'imagenet_trial.json', dict(
+        record(quote_command('python -m train.trial'), torch.device('cpu'), seed=42), runs=runs,
+        timm_scripts=version_of(scripts)))
 
 
 if __name__ == '__main__':

@@ -7,7 +7,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from timm_preact import benchmark
-from timm_preact.benchmark import Peer, alternate, peers_of, same_function
+from timm_preact.benchmark import Peer, alternate, compare_logits, find_peers, timing
 from timm_preact.cli import app
 from timm_preact.errors import UserError
 from timm_preact.preact_resnet import MODEL_ARGS
@@ -20,7 +20,7 @@ def run(*arguments):
 @pytest.fixture
 def quick(monkeypatch):
     """One call a measurement."""
-    monkeypatch.setattr(benchmark, 'SECONDS', 0.)
+    monkeypatch.setattr(timing, 'SECONDS', 0.)
 
 
 def test_contestants_take_turns_and_each_begins_a_round():
@@ -70,12 +70,12 @@ def test_every_line_of_a_picture_is_drawn():
     from matplotlib.figure import Figure
     axes = Figure().subplots()
     row = dict(images_per_second=1., memory=1)
-    ours = ['optimize()', 'optimize(compile=True)', 'as created', 'optimize(), CUDA graph', 'compile_units']
-    peers = [peer.title for peer in peers_of('preact_resnet50')]
+    ours = ['optimize()', 'optimize(compile=True)', 'as created', 'optimize(cuda_graph=True)', 'compile_units']
+    peers = [peer.title for peer in find_peers('preact_resnet50')]
     benchmark.draw_panel(axes, [dict(
         setting=dict(name='preact_resnet50'), contestants={name: row for name in (*ours, *peers)})])
     labels = {text.get_text() for text in axes.get_legend().get_texts()}
-    assert len(labels) == len(ours) + sum(peer.source is not None for peer in peers_of('preact_resnet50')) >= 7
+    assert len(labels) == len(ours) + sum(peer.source is not None for peer in find_peers('preact_resnet50')) >= 7
     looks = {(line.get_color(), line.get_linestyle()) for line in axes.get_lines()}
     assert len(looks) == len(labels)
 
@@ -108,16 +108,16 @@ def test_bad_input_ends_with_a_sentence(arguments, sentence):
 
 
 @pytest.mark.parametrize('name', MODEL_ARGS)
-def test_only_a_net_of_the_same_layout_is_called_the_same_function(name):
-    for peer in peers_of(name):
+def test_only_a_net_of_the_same_layout_is_called_the_compare_logits(name):
+    for peer in find_peers(name):
         if peer.source is None:
             with pytest.raises(UserError, match='does not compute what'):
-                same_function(name, peer)
+                compare_logits(name, peer)
         elif peer.package == 'pytorchcv':
             assert '_pcv' in name or 'stem_type' in MODEL_ARGS[name]
 
 
-PAIRS = [(name, peer) for name in MODEL_ARGS for peer in peers_of(name) if peer.source]
+PAIRS = [(name, peer) for name in MODEL_ARGS for peer in find_peers(name) if peer.source]
 
 
 def test_every_package_has_a_net_to_compare_with():
@@ -126,13 +126,13 @@ def test_every_package_has_a_net_to_compare_with():
 
 
 def test_a_peer_given_our_weights_computes_the_same():
-    assert same_function('preact_resnet20_pcv', peers_of('preact_resnet20_pcv')[0]) < 1e-5
-    assert same_function('preact_resnet18', peers_of('preact_resnet18')[1]) < 1e-5
+    assert compare_logits('preact_resnet20_pcv', find_peers('preact_resnet20_pcv')[0]) < 1e-5
+    assert compare_logits('preact_resnet18', find_peers('preact_resnet18')[1]) < 1e-5
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name, peer', PAIRS, ids=[f'{name}-{peer.title}' for name, peer in PAIRS])
 def test_every_peer_given_our_weights_computes_the_same(name, peer):
-    assert same_function(name, peer) < 1e-5
+    assert compare_logits(name, peer) < 1e-5
 
 

@@ -1,14 +1,12 @@
 """All that a card can say of the package, in under seven minutes, the most telling first.
 
-    python -m train.gpu --to benchmarks/gpu && python -m train.benchmark report
-    python -m train.gpu --to rehearsal --small          # the same on a CPU, where only the card would be new
+    python -m benchmarks.gpu && python -m train.pages
+    python -m benchmarks.gpu --to rehearsal --small     # the same on a CPU, where only the card would be new
 
 Each section is a process of its own with a time limit of its own, so that none takes another's time or device down with
 it, and writes its results as it goes: what is cut off keeps what it had. Peers are measured where they are installed.
 """
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -18,28 +16,28 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
-import timm
 import torch
 import typer
 
+from benchmarks.tables import format_gpu
 from timm_preact.benchmark import (
     PACKAGES,
     Setting,
     benchmark,
-    fastest_peer,
-    hardware,
-    installed,
+    images_per_second,
+    seconds_per_call,
+    select_installed,
     synchronize,
 )
 from timm_preact.data import ImageSet, load_sample
 from timm_preact.errors import UserError, check_device, one_sentence_errors
-from timm_preact.files import write_atomically
-from train import replicas
+from timm_preact.files import write_json
+from timm_preact.provenance import quote_command, record
+from train import places, replicas
 from train.group import Group, crews_of
 from train.recipe import choose_recipe
 from train.run import Run
 
-ROOT = Path(__file__).parents[1]
 BATCH, GROUP = 128, 64
 TIMES_OVER = 125  # the sample's 400 training images, so that an epoch is as long as CIFAR's
 
@@ -121,14 +119,6 @@ class Measuring:
         synchronize(self.device)
         return member.advance, runs, time.perf_counter() - start
 
-    def rate(self, step: Callable[[], None], images: int) -> float:
-        synchronize(self.device)
-        start = time.perf_counter()
-        for _ in range(self.scale.steps):
-            step()
-        synchronize(self.device)
-        return images * self.scale.steps / (time.perf_counter() - start)
-
 
 def tests(scale: Scale, device: torch.device) -> Iterator[Tuple[str, Any]]:
     """Is every path right on this card? The newest first."""
@@ -138,7 +128,7 @@ def tests(scale: Scale, device: torch.device) -> Iterator[Tuple[str, Any]]:
         which = {'replicas': ['tests/train/test_replicas.py', '-k', 'planned']}
     for name, arguments in which.items():
         done = subprocess.run([sys.executable, '-m', 'pytest', '-q', '--maxfail=20', '--durations=8', *arguments,
-                               '-p', 'no:cacheprovider'], cwd=ROOT, capture_output=True, text=True)
+                               '-p', 'no:cacheprovider'], cwd=places.ROOT, capture_output=True, text=True)
         lines = done.stdout.strip().splitlines()
         yield name, lines[-1] if lines else done.stderr[-500:]
         yield f'{name}: failed', [line for line in lines if line.startswith(('FAILED', 'ERROR'))]
@@ -158,7 +148,8 @@ def cifar(scale: Scale, device: torch.device, crews: Dict[str, Crew] = CREWS) ->
             except Exception as e:  # the next crew may run all the same
                 yield name, dict(error=f'{type(e).__name__}: {e}'[:1000])
                 continue
-            rates = [measuring.rate(step, crew.replicas * scale.batch) for _ in range(scale.rounds)]
+            images = crew.replicas * scale.batch
+            rates = [images_per_second(step, images, device, scale.steps) for _ in range(scale.rounds)]
             yield name, dict(
                 images_per_second=statistics.median(rates), rounds=rates, goal=crew.goal, seconds_to_open=opened,
                 losses=[run.mean_loss(run.step) for run in runs],
@@ -228,23 +219,16 @@ def convolutions(net: replicas.Replicas, channels: int) -> List[replicas.Launch]
 def microseconds(launch: replicas.Launch, device: torch.device) -> Optional[float]:
     """Of a kernel; None where it does not fit the card."""
     try:
-        launch()
-        count = 1 if device.type == 'cpu' else 50
-        synchronize(device)
-        start = time.perf_counter()
-        for _ in range(count):
-            launch()
-        synchronize(device)
+        return 1e6 * seconds_per_call(launch, device, 1 if device.type == 'cpu' else 50, warm_up=1)
     except Exception as e:  # Triton's errors share no class
         print(f'    {launch.kernel.__name__}: {type(e).__name__}: {e}'[:200])
         return None
-    return (time.perf_counter() - start) / count * 1e6
 
 
 def imagenet(scale: Scale, device: torch.device, task: str, names: Tuple[str, ...], batch: int,
              **options: Any) -> Iterator[Tuple[str, Any]]:
     """`timm_preact.benchmark`'s contestants, in turn."""
-    against = installed(list(PACKAGES))
+    against = select_installed(list(PACKAGES))
     dtype = torch.bfloat16 if device.type == 'cuda' else torch.float32
     if scale is SMALL:
         names, batch = names[:1], min(batch, 2)
@@ -268,18 +252,10 @@ SECTIONS: Dict[str, Tuple[Callable[..., Iterator[Tuple[str, Any]]], int]] = {
 REPLICAS = ('cifar', 'tilings', 'placements')  # whose kernels a CPU interprets
 
 
-def facts(device: torch.device) -> Dict[str, Any]:
-    git = subprocess.run(['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*'], cwd=ROOT,
-                         capture_output=True, text=True).stdout.strip()
-    return dict(
-        command=' '.join(['python -m train.gpu', *sys.argv[1:]]), hardware=hardware(device), commit=git or None,
-        versions=dict(python=platform.python_version(), torch=torch.__version__, timm=timm.__version__))
-
-
 @app.command()
 @one_sentence_errors
 def main(
-        to: Path = typer.Option(help='Folder of the results, a JSON file a section.'),
+        to: Path = typer.Option(places.BENCHMARKS / 'gpu', help='Folder of the results, a JSON file a section.'),
         sections: str = typer.Option(','.join(SECTIONS), help='Which, in what order.'),
         small: bool = typer.Option(False, '--small', help='A rehearsal of everything on a CPU.'),
         limit: float = typer.Option(1., help="Multiplies each section's time limit."),
@@ -300,12 +276,12 @@ def main(
         arguments = ['--to', str(to), '--only', name, *['--small'] * small]
         start = time.monotonic()
         try:
-            subprocess.run([sys.executable, '-m', 'train.gpu', *arguments], cwd=ROOT, timeout=seconds,
+            subprocess.run([sys.executable, '-m', 'benchmarks.gpu', *arguments], cwd=places.ROOT, timeout=seconds,
                            env=dict(os.environ, **({'TRITON_INTERPRET': '1'} if small and name in REPLICAS else {})))
         except subprocess.TimeoutExpired:
             print(f'{name}: cut off')
         print(f'{name}: {time.monotonic() - start:.0f} s', flush=True)
-    print(tables(to))
+    print(format_gpu(to))
 
 
 def measure(name: str, scale: Scale, device: torch.device, to: Path) -> None:
@@ -314,8 +290,9 @@ def measure(name: str, scale: Scale, device: torch.device, to: Path) -> None:
     for key, value in SECTIONS[name][0](scale, device):
         results[key] = value
         print(f'  {key}: {brief(value)}', flush=True)
-        write_atomically(to / f'{name}.json', json.dumps(dict(
-            facts(device), seconds=round(time.monotonic() - start, 1), results=results), indent=1).encode())
+        seconds = round(time.monotonic() - start, 1)
+        origin = record(quote_command('python -m benchmarks.gpu'), device)
+        write_json(to / f'{name}.json', dict(origin, seconds=seconds, results=results))
 
 
 def brief(value: Any) -> str:
@@ -326,39 +303,6 @@ def brief(value: Any) -> str:
         goal = f" of {value['goal']:,}" if value.get('goal') else ''
         return f"{value['images_per_second']:,.0f}{goal} images/s, open after {value['seconds_to_open']:.0f} s"
     return str(value)[:300]
-
-
-def results_of(folder: Path, section: str) -> Dict[str, Any]:
-    """What a section wrote, without its remarks; nothing if it has not run."""
-    path = folder / f'{section}.json'
-    results = json.loads(path.read_text())['results'] if path.exists() else {}
-    return {key: value for key, value in results.items() if isinstance(value, dict)
-            and ('images_per_second' in value or 'contestants' in value)}
-
-
-def tables(folder: Path) -> str:
-    """Markdown: the trainer's images/s beside their goals, then ours against the fastest peer, and what card it was."""
-    crews = {**results_of(folder, 'cifar'), **results_of(folder, 'placements')}
-    runs = {**results_of(folder, 'training'), **results_of(folder, 'inference')}
-    if not crews and not runs:
-        return 'No card has run it yet.'
-    facts = json.loads(next(path for path in sorted(folder.glob('*.json'))).read_text())
-    lines = [f"{facts['hardware']}, torch {facts['versions']['torch']}, commit {str(facts['commit'])[:8]}.", '']
-    if crews:
-        lines += ['| | images/s | goal on an H100 |', '|---|--:|--:|', *(
-            f"| {name} | {found['images_per_second']:,.0f} | {format(found['goal'], ',') if found['goal'] else '-'} |"
-            for name, found in crews.items()), '']
-    if runs:
-        lines += ['| | ours, images/s | fastest peer | speed | memory |', '|---|--:|--:|--:|--:|']
-    for name, run in runs.items():
-        peer, contestants = fastest_peer(run), run['contestants']
-        for ours in [found for found in contestants if peer and not found.startswith(PACKAGES)]:
-            mine, theirs = contestants[ours], contestants[peer]
-            memory = f"{mine['memory'] / theirs['memory']:.2f}" if mine['memory'] and theirs['memory'] else '-'
-            lines.append(
-                f"| {name}: {ours} | {mine['images_per_second']:,.0f} | {peer}: {theirs['images_per_second']:,.0f} | "
-                f"{mine['images_per_second'] / theirs['images_per_second']:.2f} | {memory} |")
-    return '\n'.join(lines)
 
 
 if __name__ == '__main__':

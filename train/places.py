@@ -1,0 +1,14 @@
+"""Where results, pages and cards lie in the clone."""
+from pathlib import Path
+
+__all__ = ['BENCHMARKS', 'CARDS', 'DOCS', 'PROPAGATION', 'README', 'RECIPES', 'RESULTS', 'ROOT', 'TESTS']
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / 'README.md'
+DOCS = ROOT / 'docs'
+PROPAGATION = DOCS / 'propagation'  # what train.propagation measured, and its pictures
+CARDS = ROOT / 'hub_cards'
+RECIPES = ROOT / 'train' / 'recipes'  # of timm's train.py
+RESULTS = ROOT / 'train' / 'results'  # of trainings
+BENCHMARKS = ROOT / 'benchmarks' / 'results'  # of experiments on speed and memory
+TESTS = ROOT / 'tests'
