@@ -19,7 +19,7 @@ __all__ = ['Moments', 'imply_running_var', 'init_weights']
 
 
 class Moments(NamedTuple):
-    """Mean and variance of a feature map, over images, positions, channels and draws of the weights."""
+    """Mean and variance of a feature map, over images, positions, channels and initial weights."""
     mean: float
     var: float
 

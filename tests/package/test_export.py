@@ -297,7 +297,7 @@ def test_the_command_takes_weights_and_a_size_of_ones_own(tmp_path):
 
 @pytest.mark.parametrize('options, sentence', [
     (['--to', 'net.xyz'], 'names no format by its end'),
-    (['--to', 'net.onnx', '--int8'], 'pass --data'),
+    (['--to', 'net.onnx', '--int8'], 'pass both or neither'),
     (['--to', 'net.pt', '--int8', '--data', 'folder'], 'no other format'),
     (['--to', 'net.onnx', '--data', 'folder'], 'pass both or neither'),
 ])

@@ -18,11 +18,11 @@ LAYERS = [
     {'init'},
     {'weights', 'weights.*'},
     {'preact_resnet'},
-    {'__init__', 'catalog', 'evaluation', 'inference', 'layers', 'picture', 'propagation', 'propagation.*',
-     'quantization', 'scripts'},
-    {'benchmark', 'card', 'export'},
+    {'loading'},
+    {'__init__', 'catalog', 'evaluation', 'inference', 'layers', 'picture', 'quantization'},
+    {'benchmark', 'card', 'demo', 'export', 'propagation', 'propagation.*', 'scripts'},
     {'hub'},
-    {'cli'},
+    {'cli', 'cli.*'},
     {'__main__'},
 ]
 
