@@ -37,8 +37,8 @@ from .weights.keymaps import KEY_MAPS, from_ours
 from .weights.sources import SOURCES
 
 __all__ = [
-    'Peer', 'Setting', 'alternate', 'benchmark', 'draw', 'facts', 'fastest_peer', 'hardware', 'installed', 'markdown',
-    'operations_per_second', 'peers_of', 'same_function', 'write']
+    'PACKAGES', 'Peer', 'Setting', 'TASKS', 'alternate', 'benchmark', 'draw', 'facts', 'fastest_peer', 'hardware',
+    'installed', 'markdown', 'operations_per_second', 'peers_of', 'same_function', 'synchronize', 'write']
 
 PACKAGES = ('timm', 'pytorchcv', 'torchvision')
 TASKS = ('inference', 'training')

@@ -32,7 +32,7 @@ from .weights.foreign import read_foreign
 from .weights.keymaps import KEY_MAPS, LayoutError, source_of, to_ours
 from .weights.sources import SOURCES
 
-__all__ = ['MODEL_ARGS', 'PreActResNet', 'ResidualStage']
+__all__ = ['MODEL_ARGS', 'PreActResNet', 'ResidualStage', 'checkpoint_filter_fn']
 
 STEMS = ('cifar', 'imagenet')
 SHORTCUTS = ('A', 'B', 'C')

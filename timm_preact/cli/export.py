@@ -5,13 +5,13 @@ from typing import Annotated, Optional
 import typer
 
 from ..errors import UserError, check_above_0
-from .options import CalledName, ImgSize, NumClasses, Weights
+from .options import ImgSize, NumClasses, Weights
 
 __all__ = ['export']
 
 
 def export(
-        model: CalledName,
+        model: Annotated[str, typer.Argument(help='Registered name, with or without tag.')],
         to: Annotated[Path, typer.Option(help='New file: .onnx, .pt2 (torch.export), .pt or .ts (TorchScript).')],
         format: Annotated[Optional[str], typer.Option(
             help='onnx, torch-export or torchscript, as the suffix says by itself, or aoti: .pt2, compiled.')] = None,

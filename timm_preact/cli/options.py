@@ -5,11 +5,10 @@ from typing import Annotated, List, Optional
 import typer
 
 __all__ = [
-    'BatchSize', 'CalledName', 'Data', 'Device', 'Folder', 'ImgSize', 'Json', 'Match', 'Model', 'ModelKwargs',
-    'NumClasses', 'Split', 'Weights',
+    'BatchSize', 'Data', 'Device', 'Folder', 'ImgSize', 'Json', 'Match', 'Model', 'ModelKwargs', 'NumClasses', 'Split',
+    'Weights',
 ]
 
-CalledName = Annotated[str, typer.Argument(metavar='MODEL', help='Registered name, with or without tag.')]
 Model = Annotated[str, typer.Option(help='Registered name, with or without tag.')]
 Weights = Annotated[Optional[str], typer.Option(
     help='Weights of your own: a file of any kind that convert reads, or a folder of train.cifar.')]
