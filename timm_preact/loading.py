@@ -67,7 +67,8 @@ def load_into(
     if architecture not in MODEL_ARGS:
         layout = None
     elif layout is None and config.get('architecture', architecture) != architecture:
-        raise WeightsError(f'{path} holds {config["architecture"]}, not {architecture}: name that network.')
+        raise WeightsError(f'{path} holds {config["architecture"]}, not {architecture}: pass --model '
+                           f'{config["architecture"]}, or --name to convert.')
     cfg = config.get('pretrained_cfg') or INPUTS.get(layout, {})
     if layout == 'gluon':
         state_dict, cfg = fold_input_norm(state_dict, cfg)

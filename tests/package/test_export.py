@@ -269,6 +269,13 @@ def test_what_cannot_be_quantised_is_refused(content, images, sentence, files, t
     assert not (tmp_path / 'int8.onnx').exists()
 
 
+@pytest.mark.parametrize('name, options', [('net.pt', {}), ('net.onnx', dict(batch_size=2))])
+def test_int8_is_of_onnx_for_any_batch(name, options, prepared, tmp_path):
+    with pytest.raises(UserError, match='name no other format, and no batch size'):
+        export(network('preact_resnet20')[0], tmp_path / name, int8=prepared.spread(2)[0], **options)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_command_writes_each_format_and_int8(npz_folder, prepared, tmp_path):
     x = prepared.spread(10)[0].numpy()
     with torch.no_grad():
