@@ -2,11 +2,17 @@
 
 Errors are top-1 errors in percent on the test or validation set, by data set ('cifar10', 'cifar100', 'in1k').
 """
-from typing import Any, Dict, NamedTuple, Tuple
+from typing import Any, Dict, List, NamedTuple, Tuple
 
+import timm
 from torch import nn
 
-__all__ = ['MEASURED', 'PAPER', 'SIZES', 'Size', 'count_macs']
+from .errors import UserError
+from .weights.sources import SOURCES
+
+__all__ = ['DEMO_MODEL', 'MEASURED', 'PAPER', 'SIZES', 'Size', 'count_macs', 'depth_of', 'list_networks']
+
+DEMO_MODEL = 'preact_resnet20.cifar10'  # whose weights ship
 
 
 class Size(NamedTuple):
@@ -106,6 +112,33 @@ MEASURED: Dict[str, float] = {
 def depth_of(name: str) -> int:
     """The depth in a registered name: preact_resnet110_orig is 110 layers deep."""
     return int(name.removeprefix('preact_resnet').split('_')[0])
+
+
+def list_networks(pattern: str = 'preact_*') -> List[Dict[str, Any]]:
+    """What is known of the networks whose names match: a dictionary a name, and one more a data set with an error.
+
+    Raises:
+        UserError: No name matches.
+    """
+    names = [name for name in timm.list_models(pattern) if name in SIZES]
+    if not names:
+        raise UserError(f'no network matches {pattern}: try "preact_*".')
+    rows = []
+    for name in names:
+        default, *others = [cfg.tag for cfg in timm.models.get_arch_pretrained_cfgs(name).values()]
+        for tag in (default, *others):
+            key = f'{name}.{tag}'
+            known = dict(
+                paper_error=PAPER.get(name, {}).get(tag),
+                published_error=SOURCES[key].reported[0] if key in SOURCES else None,
+                our_error=MEASURED.get(key),
+                weights=timm.models.is_model_pretrained(key),
+            )
+            if tag == default or any(known.values()):
+                rows.append(dict(
+                    name=name, depth=depth_of(name), params=SIZES[name].params, macs=SIZES[name].macs, data_set=tag,
+                    **known))
+    return rows
 
 
 def count_macs(model: nn.Module, input_size: Tuple[int, int, int]) -> int:

@@ -1,4 +1,6 @@
 """Models as users name them, run on images as timm prepares them: the engine of evaluate, predict and demo."""
+import importlib
+import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -14,12 +16,13 @@ from .data import ImageSet, holds_arrays, load_image_set
 from .errors import UserError, check_above_0, check_name, create_model
 from .folders import ClassFolder, class_folder, split_folder
 from .images import DataError, open_image
+from .loading import load_into
 from .preact_resnet import MODEL_ARGS
-from .weights import WeightsError, read_weights
+from .weights import WeightsError
 
 __all__ = [
-    'MATCHES', 'Images', 'Scores', 'class_names', 'eval_transform', 'evaluate', 'input_channels', 'label_order',
-    'load_model', 'load_states', 'normalisation', 'open_images', 'predict',
+    'MATCHES', 'Images', 'Scores', 'class_names', 'eval_transform', 'evaluate', 'import_modules', 'input_channels',
+    'label_order', 'load_model', 'load_states', 'normalisation', 'open_images', 'predict',
 ]
 
 MATCHES = ('name', 'index')
@@ -93,6 +96,23 @@ def open_images(source: str, split: str, transform: Callable) -> Images:
     return Images(load_image_set(source, split), transform)
 
 
+def import_modules(names: Sequence[str]) -> None:
+    """Import modules that register names, as `python -m` finds them: those of the current folder too.
+
+    Raises:
+        UserError: One cannot be imported.
+    """
+    sys.path.insert(0, '')
+    try:
+        for name in names:
+            importlib.import_module(name)
+    except Exception as e:  # whatever a module of the user's does
+        raise UserError(f'--device-modules {name} cannot be imported ({type(e).__name__}: {e}): name a module that is '
+                        f'installed, or lies in this folder.') from e
+    finally:
+        sys.path.remove('')
+
+
 def load_model(
         name: str,
         weights: Optional[str] = None,
@@ -104,10 +124,10 @@ def load_model(
 
     Args:
         name: Registered name, with or without tag.
-        weights: A file or folder, None for the published weights.
+        weights: A file or folder that `timm_preact.loading.load_into` reads, None for the published weights.
         device: 'cpu' or 'cuda'.
         num_classes: Of `weights`, where they are not the name's; a folder's config.json says it by itself.
-        model_kwargs: Further arguments of the network of `weights`, in place of those that config.json says.
+        model_kwargs: Further arguments of the network, in place of those that the layout or config.json asks for.
 
     Raises:
         UserError: The name is unknown or has no weights.
@@ -118,24 +138,8 @@ def load_model(
         if name.partition('.')[0] not in MODEL_ARGS and not timm.models.is_model_pretrained(name):
             raise UserError(f'{name} has no published weights: pass --weights, or choose another network.')
         return create_model(name, pretrained=True, **(model_kwargs or {})).to(device).eval()
-    state_dict, config = read_weights(Path(weights))
-    architecture = config.get('architecture', name.split('.')[0])
-    if architecture != name.split('.')[0]:
-        raise WeightsError(f'{weights} holds {architecture}, not {name}: pass --model {architecture}.')
-    num_classes = num_classes or config.get('num_classes')
-    kwargs = {} if num_classes is None else dict(num_classes=num_classes)
-    model = create_model(name, **{**config.get('model_args', {}), **kwargs, **(model_kwargs or {})})
-    classes = state_dict['head.fc.weight'].shape[0] if 'head.fc.weight' in state_dict else model.num_classes
-    if classes != model.num_classes:
-        raise WeightsError(f'{weights} has {classes} classes, {name} has {model.num_classes}: name the model with the '
-                           f'tag of the data set it was trained on, or pass --num-classes {classes}.')
-    try:
-        model.load_state_dict(state_dict)
-    except RuntimeError as e:
-        raise WeightsError(f'{weights} does not fit {name}: {" ".join(str(e).split())[:200]}') from e
-    if config.get('pretrained_cfg'):
-        model.pretrained_cfg.update(config['pretrained_cfg'])
-    return model.to(device).eval()
+    classes = {} if num_classes is None else dict(num_classes=num_classes)
+    return load_into(name, weights, {**classes, **(model_kwargs or {})}).model.to(device).eval()
 
 
 def load_states(
@@ -159,13 +163,12 @@ def load_states(
         WeightsError: The weights are damaged, or do not fit the name.
     """
     check_name(name)
-    config = read_weights(Path(weights))[1] if weights else {}
-    classes = {key: config[key] for key in ('num_classes',) if key in config}
-    kwargs = {**config.get('model_args', {}), **classes, **(model_kwargs or {})}
+    loaded = load_into(name, weights, model_kwargs) if weights else None
+    kwargs = loaded.model_args if loaded else model_kwargs or {}
     torch.manual_seed(seed)
     yield 'initialisation', create_model(name, **kwargs)
-    if weights:
-        yield Path(weights).name, load_model(name, weights, model_kwargs=model_kwargs)
+    if loaded:
+        yield Path(weights).name, loaded.model.eval()
         return
     cfg = timm.models.get_pretrained_cfg(name)
     if cfg and cfg.has_weights and (fetch or cfg.file and not model_kwargs):

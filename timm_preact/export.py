@@ -14,8 +14,9 @@ from .errors import UserError, check_above_0
 from .files import write_atomically
 from .inference import ScaleShift, check_eval, keep_hooks
 from .kernels import EPS, VARIANCE
+from .quantization import quantize
 
-__all__ = ['FORMATS', 'export', 'format_of']
+__all__ = ['FORMATS', 'choose_format', 'export']
 
 
 def export(
@@ -24,6 +25,7 @@ def export(
         format: Optional[str] = None,
         input_size: Optional[Tuple[int, int, int]] = None,
         batch_size: Optional[int] = None,
+        int8: Optional[torch.Tensor] = None,
 ) -> None:
     """Write a network to one file, whole or not at all.
 
@@ -33,13 +35,15 @@ def export(
         format: A name of `FORMATS`: 'aoti', compiled for this machine's device, has the suffix .pt2 too.
         input_size: (C, H, W) of the images; that of the model's config if not given. TorchScript takes any.
         batch_size: The only one that the file will take; any if not given. TorchScript takes any.
+        int8: Images to calibrate on, (N, C, H, W) as the network takes them, for ONNX in 8-bit integers, see
+            `timm_preact.quantization.quantize`; None for a file in the model's own numbers.
 
     Raises:
-        UserError: The model is in training mode, or for ONNX not in float32; suffix and format do not fit each other; a
-            package or the compiler is missing; or no input size is known.
+        UserError: The model is in training mode, or for ONNX not in float32; suffix, format and other arguments do not
+            fit each other; a package or the compiler is missing; or no input size is known.
     """
     path = Path(path)
-    format = format_of(path, format)
+    format = choose_format(path, format, batch_size, int8 is not None)
     check_eval(model, 'export')
     if not path.parent.is_dir():
         raise UserError(f'{path.parent} is no folder: make it, or name a file in another.')
@@ -56,14 +60,28 @@ def export(
         file = Path(folder) / path.name
         with torch.no_grad(), quiet():
             FORMATS[format].write(model, file, images, batch_size is None)
-        write_atomically(path, file.read_bytes())
+        if int8 is None:
+            write_atomically(path, file.read_bytes())
+        else:
+            quantize(file, path, int8)
 
 
-def format_of(path: Path, format: Optional[str] = None) -> str:
+def choose_format(
+        path: Path,
+        format: Optional[str] = None,
+        batch_size: Optional[int] = None,
+        int8: bool = False,
+) -> str:
     """The format of a new file, by its suffix where none is named.
 
+    Args:
+        path: The file.
+        format: A name of `FORMATS`.
+        batch_size: The only one that the file is to take.
+        int8: The file is to compute in 8-bit integers.
+
     Raises:
-        UserError: There is no such format, or its files end otherwise.
+        UserError: There is no such format, its files end otherwise, or it cannot be had so.
     """
     if format is None:
         format = next((name for name, known in FORMATS.items() if path.suffix in known.suffixes), None)
@@ -75,6 +93,9 @@ def format_of(path: Path, format: Optional[str] = None) -> str:
     if path.suffix not in FORMATS[format].suffixes:
         raise UserError(f'a file of the format {format} ends in {" or ".join(FORMATS[format].suffixes)}: {path} does '
                         f'not.')
+    if int8 and (format != 'onnx' or batch_size is not None):
+        raise UserError('8-bit integers are for an .onnx file that takes any batch size: name no other format, and no '
+                        'batch size.')
     return format
 
 

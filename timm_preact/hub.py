@@ -20,21 +20,19 @@ from .data import load_sample
 from .errors import UserError, create_model
 from .evaluation import eval_transform, evaluate, input_channels, normalisation, open_images
 from .files import write_atomically
-from .preact_resnet import MODEL_ARGS, checkpoint_filter_fn
+from .loading import load_into
+from .preact_resnet import MODEL_ARGS
 from .weights import (
     CHECKSUMS,
     WeightsError,
-    check_finite,
     digest_of,
     export_model,
+    find_weights,
     read_config,
-    read_weights,
     verify,
 )
-from .weights.fetch import blaming, describe, unpack
-from .weights.foreign import FOREIGN, read_foreign
-from .weights.keymaps import KEY_MAPS, source_of
-from .weights.mxnet import fold_input_norm
+from .weights.fetch import describe
+from .weights.keymaps import KEY_MAPS
 from .weights.sources import SOURCES
 
 __all__ = [
@@ -45,13 +43,6 @@ __all__ = [
 # What is published, in this order; nothing else in a folder is, so no pickle either
 FILES = ('model.safetensors', 'golden.npz', 'config.json', 'curves.png', 'README.md')
 NEEDED = ('model.safetensors', 'config.json', 'README.md')
-# How images are prepared, and what the classes are: a file's config.json says it, else its source
-INPUT_KEYS = (
-    'input_size', 'test_input_size', 'interpolation', 'crop_pct', 'test_crop_pct', 'mean', 'std', 'label_names')
-INPUTS = {
-    'timm_resnetv2': dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
-    'gluon': dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), interpolation='bilinear'),
-}
 TOLERANCE = 1e-4  # of the largest logit, between machines and versions of torch in float32
 
 
@@ -132,41 +123,16 @@ def _load_file(
 ) -> Tuple[nn.Module, Dict[str, Any], Optional[Dict[str, str]]]:
     """The model of a weight file, with as many classes and input channels as the file has, the arguments that make it,
     and what the card says of the file."""
-    file = file / 'model.safetensors' if file.is_dir() else file
     published = f'{name}.{tag}' in SOURCES
-    with tempfile.TemporaryDirectory() as temporary, blaming(str(file), temporary):
-        inner = unpack(file, Path(temporary)) if file.suffix == '.zip' else file
-        if published and f'{name}.{tag}' in CHECKSUMS:
-            verify(inner, CHECKSUMS[f'{name}.{tag}'])
-        config = {}
-        if inner.suffix in FOREIGN:
-            state_dict, layout = read_foreign(inner)
-            check_finite(state_dict, str(inner))
-        else:
-            state_dict, config = read_weights(inner)
-            layout = source_of(state_dict)
-    theirs = config.get('pretrained_cfg', INPUTS.get(layout, {}))
-    if layout == 'gluon':
-        state_dict, theirs = fold_input_norm(state_dict, theirs)
-    if layout:
-        model_args = {**KEY_MAPS[layout].model_args, **model_args}
-    elif config.get('architecture') == name:
-        model_args = {**config.get('model_args', {}), **model_args}
-    state_dict = checkpoint_filter_fn(state_dict, create_model(name, device='meta', **model_args))
-    try:
-        classes, in_chans = len(state_dict['head.fc.weight']), state_dict['stem.conv.weight'].shape[1]
-        model = create_model(name, **{**model_args, 'num_classes': classes, 'in_chans': in_chans})
-        model.load_state_dict(state_dict)
-    except (KeyError, RuntimeError, TypeError, IndexError) as e:
-        raise WeightsError(f'{file} does not fit {name}: {" ".join(str(e).split())[:200]}') from e
-    model.pretrained_cfg.update(input_size=(in_chans, *model.pretrained_cfg['input_size'][1:]))
+    model, layout, theirs, model_args = load_into(
+        name, file, model_args, as_in_file=True, checksum=CHECKSUMS.get(f'{name}.{tag}') if published else None)
     if published:
         model.pretrained_cfg.update(timm.get_pretrained_cfg(f'{name}.{tag}').to_dict())
         return model, model_args, None
-    model.pretrained_cfg.update({key: theirs[key] for key in INPUT_KEYS if key in theirs})
     model.pretrained_cfg.update(tag=tag or 'custom', license=license or theirs.get('license'), origin_url=None)
-    layout = KEY_MAPS[layout].title if layout else 'timm_preact'
-    return model, model_args, dict(file=file.name, sha256=digest_of(file), layout=layout)
+    file = find_weights(file)
+    title = KEY_MAPS[layout].title if layout else 'timm_preact'
+    return model, model_args, dict(file=file.name, sha256=digest_of(file), layout=title)
 
 
 def _write_config(folder: Path, config: Dict[str, Any]) -> None:

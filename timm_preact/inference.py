@@ -32,7 +32,7 @@ from .kernels import (
 from .memory import has_watched_parts, is_watched
 from .unit import Add, DropoutShortcut, ResidualUnit
 
-__all__ = ['FusedConv2d', 'FusedUnit', 'ScaleShift', 'optimize']
+__all__ = ['FusedConv2d', 'FusedUnit', 'ScaleShift', 'check_eval', 'keep_hooks', 'optimize']
 
 # What in eval mode is a multiply-add, and whether the class applies the activation that it may hold: torch's conversion
 # to SyncBatchNorm leaves timm's in place and unused.

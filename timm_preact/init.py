@@ -8,18 +8,18 @@ float32. So running_var starts at the variance that the initialisation implies f
 never reads it: trained weights are the same to the bit.
 """
 import math
-from typing import Container, Iterator, NamedTuple
+from typing import Iterator, NamedTuple
 
 import torch
 from torch import nn
 
 from .unit import ResidualUnit, ShortcutGate, ZeroPadShortcut
 
-__all__ = ['Moments', 'imply_running_var', 'init_missing', 'init_weights']
+__all__ = ['Moments', 'imply_running_var', 'init_weights']
 
 
 class Moments(NamedTuple):
-    """Mean and variance of a feature map, over images, positions, channels and draws of the weights."""
+    """Mean and variance of a feature map, over images, positions, channels and initial weights."""
     mean: float
     var: float
 
@@ -86,23 +86,6 @@ def _init_layer(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
     elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)):
         module.reset_parameters()
-
-
-@torch.no_grad()
-def init_missing(model: nn.Module, held: Container[str], zero_init_last: bool = False) -> None:
-    """Initialise what is not about to be loaded: nothing, the classifier, BatchNorms' counters, or the whole network.
-
-    Args:
-        model: A network with stem, stages, norm and head, of any values.
-        held: Names of the parameters and buffers that will be loaded.
-        zero_init_last: As in `init_weights`.
-    """
-    missing = [name for name in model.state_dict() if name not in held]
-    if all(name.startswith('head.') or name.endswith('.num_batches_tracked') for name in missing):
-        for layer in dict.fromkeys(name.rpartition('.')[0] for name in missing):
-            _init_layer(model.get_submodule(layer))
-    else:
-        init_weights(model, zero_init_last)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from torch import nn
 from .preact_resnet import PreActResNet
 from .unit import MERGES, Add, DropoutShortcut, ResidualUnit, ShortcutGate, ZeroPadShortcut
 
-__all__ = ['Conv', 'Layers', 'Map', 'Merge', 'Norm', 'Shortcut', 'Unfit', 'View', 'layers_of']
+__all__ = ['Conv', 'IMAGE_CHANNELS', 'Layers', 'Map', 'Merge', 'Norm', 'Shortcut', 'Unfit', 'View', 'layers_of']
 
 IMAGE_CHANNELS = 16  # that a map of images has, zeros behind the colours: no product is narrower
 WIDTHS = {1: (16, 32, 64, 128, 256), 3: (16, 32, 64)}  # channels that a convolution may read and write, by its kernel

@@ -26,19 +26,19 @@ def draw_predictions(images: ImageSet, predictions: np.ndarray, path: Path, rows
     cell_width, cell_height = TILE + GAP, TILE + CAPTION + GAP
     picture = Image.new('RGB', (
         len(images.classes) * cell_width + GAP, rows * cell_height + CAPTION + 2 * GAP), PAPER)
-    draw = ImageDraw.Draw(picture)
+    pen = ImageDraw.Draw(picture)
     bold, font = ImageFont.load_default(size=15), ImageFont.load_default(size=14)
     for label, name in enumerate(images.classes):
         left = GAP + label * cell_width
-        draw.text((left, GAP), name, fill=INK, font=bold)
+        pen.text((left, GAP), name, fill=INK, font=bold)
         for row, index in enumerate(np.flatnonzero(images.labels == label)[:rows]):
             top = CAPTION + 2 * GAP + row * cell_height
             right = predictions[index] == label
             tile = Image.fromarray(images.images[index]).resize((TILE, TILE), Image.Resampling.BICUBIC)
             picture.paste(tile, (left, top))
             if not right:
-                draw.rectangle((left, top, left + TILE - 1, top + TILE - 1), outline=WRONG, width=4)
-            draw.text(
+                pen.rectangle((left, top, left + TILE - 1, top + TILE - 1), outline=WRONG, width=4)
+            pen.text(
                 (left, top + TILE + 1), images.classes[predictions[index]], fill=RIGHT if right else WRONG, font=font)
     buffer = io.BytesIO()
     picture.save(buffer, format='PNG')

@@ -5,11 +5,9 @@ Paper: "Identity Mappings in Deep Residual Networks", He, Zhang, Ren, Sun, ECCV 
 One class builds every network of the paper and every ablation of its Tables 1 to 3 and 5; a name is a row of
 `MODEL_ARGS`. Where the paper is silent, its released code decides (KaimingHe/resnet-1k-layers, fb.resnet.torch).
 """
-import gc
 from collections import OrderedDict
-from contextlib import contextmanager
 from functools import partial
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 import torch
 from timm.layers import ClassifierHead, calculate_drop_path_rates, get_act_layer, get_norm_act_layer
@@ -22,11 +20,10 @@ from timm.models import (
 )
 from timm.models._features import feature_take_indices
 from torch import nn
-from torch.nn.utils import skip_init
 
 from .compilation import compile_each
 from .data import CIFAR10_CLASSES
-from .init import init_missing, init_weights
+from .init import init_weights
 from .memory import checkpoint_units, run_again_in_backward
 from .unit import MERGES, PLACEMENTS, ResidualUnit, create_norm_act, replicate
 from .weights import shipped_weights
@@ -35,7 +32,7 @@ from .weights.foreign import read_foreign
 from .weights.keymaps import KEY_MAPS, LayoutError, source_of, to_ours
 from .weights.sources import SOURCES
 
-__all__ = ['MODEL_ARGS', 'PreActResNet', 'ResidualStage']
+__all__ = ['MODEL_ARGS', 'PreActResNet', 'ResidualStage', 'checkpoint_filter_fn']
 
 STEMS = ('cifar', 'imagenet')
 SHORTCUTS = ('A', 'B', 'C')
@@ -83,8 +80,6 @@ class PreActResNet(nn.Module):
     Shape: images (N, in_chans, H, W) to logits (N, num_classes). Every argument that selects a variant is plain data.
     """
 
-    _init_missing = None  # with draw=False, until `load_state_dict`: what initialises the tensors that it is not given
-
     def __init__(
             self,
             layers: Tuple[int, ...] = (18, 18, 18),
@@ -117,7 +112,6 @@ class PreActResNet(nn.Module):
             recompute_norms: bool = False,
             checkpoint_every: int = 1,
             compile_units: bool = False,
-            draw: bool = True,
             device=None,
             dtype=None,
     ):
@@ -160,8 +154,6 @@ class PreActResNet(nn.Module):
                 kept.
             compile_units: torch.compile each unit at its first call, equal units once (`timm_preact.compilation`); for
                 CPUs.
-            draw: Draw initial weights. False leaves weights undefined and the random generator alone, for
-                `load_state_dict` to follow, which then initialises what it is not given.
 
         Raises:
             ValueError: An argument names no variant, or norm_layer cannot normalise the network's channels.
@@ -181,9 +173,9 @@ class PreActResNet(nn.Module):
             _check_choice('activated_shortcuts', which, ACTIVATED_SHORTCUTS)
         for which in biases:
             _check_choice('biases', which, BIASES)
-        create = _create if draw else skip_init
-        known = _are_papers(norm_layer, act_layer)
-        dd = {'device': device if draw else torch.empty(0, device=device).device, 'dtype': dtype}
+        # of the paper's layers is known what they hold, and that init_weights sets all of it: equal units are copied
+        copies_units = norm_layer == 'batchnorm2d' and act_layer == 'relu'
+        dd = {'device': device, 'dtype': dtype}
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.drop_rate = drop_rate
@@ -198,8 +190,7 @@ class PreActResNet(nn.Module):
         kernel, stride, after = (7, 2, 'na' * stem_norm) if self.stem_pools else (3, 1, place.stem)
         bias = 'stem' in biases
         self.stem = nn.Sequential(OrderedDict(
-            conv=create(
-                nn.Conv2d, in_chans, stem_chs, kernel, stride=stride, padding=kernel // 2, bias=bias, **dd),
+            conv=nn.Conv2d(in_chans, stem_chs, kernel, stride=stride, padding=kernel // 2, bias=bias, **dd),
             norm=create_norm_act(after, stem_chs, **acts, **dd),
             pool=create_stem_pool(stem_pad) if self.stem_pools else nn.Identity(),
         ))
@@ -245,8 +236,8 @@ class PreActResNet(nn.Module):
                     **acts,
                     **dd,
                 )
-                is_twin = known and unit_args == previous_args
-                units.append(replicate(units[-1]) if is_twin else create(ResidualUnit, **unit_args))
+                is_twin = copies_units and unit_args == previous_args
+                units.append(replicate(units[-1]) if is_twin else ResidualUnit(**unit_args))
                 prev_chs = out_chs
                 curr_stride *= stride
             self.stages.append(ResidualStage(units, checkpoint_every))
@@ -254,14 +245,10 @@ class PreActResNet(nn.Module):
 
         self.num_features = prev_chs
         self.norm = create_norm_act(place.pre, self.num_features, **acts, **dd)
-        self.head = create(
-            ClassifierHead, self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd)
+        self.head = ClassifierHead(self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd)
         self.head_hidden_size = self.num_features * self.head.global_pool.feat_mult()
 
-        if draw:
-            self.init_weights(zero_init_last=zero_init_last)
-        else:
-            self._init_missing = partial(init_missing, zero_init_last=zero_init_last)
+        self.init_weights(zero_init_last=zero_init_last)
         if compile_units:
             compile_each(unit for stage in self.stages for unit in stage.blocks)
 
@@ -269,14 +256,6 @@ class PreActResNet(nn.Module):
     def init_weights(self, zero_init_last: bool = False) -> None:
         """Initialise as the paper's code does, see `timm_preact.init.init_weights`."""
         init_weights(self, zero_init_last=zero_init_last)
-
-    @torch.jit.ignore
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
-        """As of any module; after draw=False it also initialises what `state_dict` does not hold."""
-        if self._init_missing is not None:
-            self._init_missing(self, state_dict)
-            del self._init_missing
-        return super().load_state_dict(state_dict, strict, assign)
 
     @torch.jit.ignore
     def load_pretrained(self, checkpoint_path: str, prefix: str = '') -> None:
@@ -446,19 +425,6 @@ class PreActResNet(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-def _create(module_cls: Callable, *args, **kwargs) -> nn.Module:
-    """What `skip_init` takes, initialised."""
-    return module_cls(*args, **kwargs)
-
-
-def _are_papers(norm_layer: Union[str, Callable], act_layer: Union[str, Callable]) -> bool:
-    """Whether these are the paper's layers, of which is known what they hold and that `init_weights` sets all of it.
-
-    What others make stays as their constructors made it.
-    """
-    return norm_layer == 'batchnorm2d' and act_layer == 'relu'
-
-
 def create_stem_pool(pad: str) -> nn.Module:
     """3x3 max-pool with stride 2 that sees one pixel of nothing ('ignored') or of zeros around the map."""
     if pad == 'zeros':
@@ -469,18 +435,6 @@ def create_stem_pool(pad: str) -> nn.Module:
 def _check_choice(argument: str, value: Any, choices: Tuple) -> None:
     if value not in choices:
         raise ValueError(f'{argument}={value!r} is not known: choose one of {", ".join(map(repr, choices))}.')
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Thousands of new modules, none of them garbage, would have Python's collector scan the heap again and again."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def checkpoint_filter_fn(state_dict: Dict[str, torch.Tensor], model: nn.Module) -> Dict[str, torch.Tensor]:
@@ -514,11 +468,12 @@ def _fitting(state_dict: Dict[str, torch.Tensor], source: str) -> str:
 
 
 def _create_preact_resnet(variant: str, pretrained: bool = False, **kwargs) -> PreActResNet:
-    """Build a network by timm's factory.
+    """Build the network of a registered name by timm's factory; keyword arguments override those of `MODEL_ARGS`.
 
     Besides timm's own arguments, features_only=True takes feature_norm=True: taps activated by the next unit's norm
     (see `PreActResNet.forward_intermediates`) in place of the raw sums, which timm's feature_cls='getter' makes.
     """
+    kwargs = {**MODEL_ARGS[variant], **kwargs}
     feature_cfg = dict(out_indices=tuple(range(len(kwargs['layers']) + 1)), flatten_sequential=True)
     if kwargs.get('features_only') and kwargs.pop('feature_norm', False):
         feature_cfg.update(feature_cls='getter', norm=True)
@@ -526,11 +481,8 @@ def _create_preact_resnet(variant: str, pretrained: bool = False, **kwargs) -> P
         overlay = dict(kwargs.get('pretrained_cfg_overlay') or {})
         cfg = resolve_pretrained_cfg(variant, kwargs.get('pretrained_cfg'), overlay)
         kwargs['pretrained_cfg_overlay'] = {**overlay, **locate(variant, cfg, kwargs.get('cache_dir'))}
-    draw = not pretrained or not _are_papers(kwargs.get('norm_layer', 'batchnorm2d'), kwargs.get('act_layer', 'relu'))
-    with _collector_paused():
-        return build_model_with_cfg(
-            PreActResNet if draw else partial(PreActResNet, draw=False), variant, pretrained, feature_cfg=feature_cfg,
-            pretrained_filter_fn=checkpoint_filter_fn, **kwargs)
+    return build_model_with_cfg(
+        PreActResNet, variant, pretrained, feature_cfg=feature_cfg, pretrained_filter_fn=checkpoint_filter_fn, **kwargs)
 
 
 def _cfg(name: str, **kwargs) -> Dict[str, Any]:
@@ -691,16 +643,259 @@ default_cfgs = generate_default_cfgs({
 })
 
 
-def _register(name: str, model_args: Dict[str, Any]) -> None:
-    """Define and register the entry point `name`, as a function of that name in this module."""
-
-    def entry_point(pretrained: bool = False, **kwargs) -> PreActResNet:
-        return _create_preact_resnet(name, pretrained=pretrained, **dict(model_args, **kwargs))
-
-    entry_point.__name__ = entry_point.__qualname__ = name
-    entry_point.__doc__ = f'{name}: PreActResNet with MODEL_ARGS[{name!r}]; keyword arguments override them.'
-    globals()[name] = register_model(entry_point)
+@register_model
+def preact_resnet20(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-20 for CIFAR of basic units with full pre-activation, Fig. 4(e)."""
+    return _create_preact_resnet('preact_resnet20', pretrained, **kwargs)
 
 
-for _name, _model_args in MODEL_ARGS.items():
-    _register(_name, _model_args)
+@register_model
+def preact_resnet56(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-56 for CIFAR of basic units with full pre-activation, Fig. 4(e)."""
+    return _create_preact_resnet('preact_resnet56', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet110(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-110 for CIFAR of basic units with full pre-activation, Fig. 4(e)."""
+    return _create_preact_resnet('preact_resnet110', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet164(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-164 for CIFAR of bottleneck units with full pre-activation, Fig. 4(e)."""
+    return _create_preact_resnet('preact_resnet164', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet1001(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-1001 for CIFAR of bottleneck units with full pre-activation, Fig. 4(e)."""
+    return _create_preact_resnet('preact_resnet1001', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet110_orig(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-110 for CIFAR with original units, Fig. 4(a)."""
+    return _create_preact_resnet('preact_resnet110_orig', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet110_bn_after_add(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-110 for CIFAR with BatchNorm after addition, Fig. 4(b)."""
+    return _create_preact_resnet('preact_resnet110_bn_after_add', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet110_relu_before_add(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-110 for CIFAR with ReLU before addition, Fig. 4(c)."""
+    return _create_preact_resnet('preact_resnet110_relu_before_add', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet110_relu_only(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-110 for CIFAR with ReLU-only pre-activation, Fig. 4(d)."""
+    return _create_preact_resnet('preact_resnet110_relu_only', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet164_orig(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-164 for CIFAR with original units, Fig. 4(a)."""
+    return _create_preact_resnet('preact_resnet164_orig', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet164_bn_after_add(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-164 for CIFAR with BatchNorm after addition, Fig. 4(b)."""
+    return _create_preact_resnet('preact_resnet164_bn_after_add', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet164_relu_before_add(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-164 for CIFAR with ReLU before addition, Fig. 4(c)."""
+    return _create_preact_resnet('preact_resnet164_relu_before_add', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet164_relu_only(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-164 for CIFAR with ReLU-only pre-activation, Fig. 4(d)."""
+    return _create_preact_resnet('preact_resnet164_relu_only', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet1001_orig(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-1001 for CIFAR with original units, Fig. 4(a)."""
+    return _create_preact_resnet('preact_resnet1001_orig', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet110_1layer(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-110 for CIFAR of pre-activation units with one convolution each, Table 3."""
+    return _create_preact_resnet('preact_resnet110_1layer', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet110_1layer_orig(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-110 for CIFAR of original units with one convolution each, Table 3."""
+    return _create_preact_resnet('preact_resnet110_1layer_orig', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet110_orig_const_scale(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-110 for CIFAR, original units with both paths scaled by 0.5, Fig. 2(b)."""
+    return _create_preact_resnet('preact_resnet110_orig_const_scale', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet110_orig_excl_gate(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-110 for CIFAR, original units with exclusive gates, Fig. 2(c)."""
+    return _create_preact_resnet('preact_resnet110_orig_excl_gate', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet110_orig_shortcut_gate(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-110 for CIFAR, original units with shortcut-only gates, Fig. 2(d)."""
+    return _create_preact_resnet('preact_resnet110_orig_shortcut_gate', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet110_orig_dropout_shortcut(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-110 for CIFAR, original units with dropout on the shortcut, Fig. 2(f)."""
+    return _create_preact_resnet('preact_resnet110_orig_dropout_shortcut', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet110_orig_conv_shortcut(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-110 for CIFAR, original units with 1x1 convolutions on all shortcuts, Fig. 2(e)."""
+    return _create_preact_resnet('preact_resnet110_orig_conv_shortcut', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet18(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-18 for ImageNet of basic units with full pre-activation."""
+    return _create_preact_resnet('preact_resnet18', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet34(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-34 for ImageNet of basic units with full pre-activation."""
+    return _create_preact_resnet('preact_resnet34', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet50(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-50 for ImageNet of bottleneck units with full pre-activation."""
+    return _create_preact_resnet('preact_resnet50', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet101(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-101 for ImageNet of bottleneck units with full pre-activation."""
+    return _create_preact_resnet('preact_resnet101', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet152(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-152 for ImageNet of bottleneck units with full pre-activation, Table 5."""
+    return _create_preact_resnet('preact_resnet152', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet200(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-200 for ImageNet of bottleneck units with full pre-activation, Table 5."""
+    return _create_preact_resnet('preact_resnet200', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet101_orig(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-101 for ImageNet with original units, Table 5."""
+    return _create_preact_resnet('preact_resnet101_orig', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet152_orig(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-152 for ImageNet with original units, Table 5."""
+    return _create_preact_resnet('preact_resnet152_orig', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet200_orig(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-200 for ImageNet with original units, Table 5."""
+    return _create_preact_resnet('preact_resnet200_orig', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet101_bn_after_add(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-101 for ImageNet with BatchNorm after addition, section 4.1."""
+    return _create_preact_resnet('preact_resnet101_bn_after_add', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet20_pcv(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-20 for CIFAR in the layout of pytorchcv's published weights."""
+    return _create_preact_resnet('preact_resnet20_pcv', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet56_pcv(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-56 for CIFAR in the layout of pytorchcv's published weights."""
+    return _create_preact_resnet('preact_resnet56_pcv', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet110_pcv(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-110 for CIFAR in the layout of pytorchcv's published weights."""
+    return _create_preact_resnet('preact_resnet110_pcv', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet164_pcv(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-164 for CIFAR in the layout of pytorchcv's published weights."""
+    return _create_preact_resnet('preact_resnet164_pcv', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet272_pcv(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-272 for CIFAR in the layout of pytorchcv's published weights."""
+    return _create_preact_resnet('preact_resnet272_pcv', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet542_pcv(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-542 for CIFAR in the layout of pytorchcv's published weights."""
+    return _create_preact_resnet('preact_resnet542_pcv', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet1001_pcv(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-1001 for CIFAR in the layout of pytorchcv's published weights."""
+    return _create_preact_resnet('preact_resnet1001_pcv', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet1202_pcv(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-1202 for CIFAR in the layout of pytorchcv's published weights."""
+    return _create_preact_resnet('preact_resnet1202_pcv', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet200_fb(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-200 for ImageNet in the layout of FAIR's published weights."""
+    return _create_preact_resnet('preact_resnet200_fb', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet50_keras(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-50 for ImageNet in the layout of Keras's ResNet50V2."""
+    return _create_preact_resnet('preact_resnet50_keras', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet101_keras(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-101 for ImageNet in the layout of Keras's ResNet101V2."""
+    return _create_preact_resnet('preact_resnet101_keras', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet152_keras(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-152 for ImageNet in the layout of Keras's ResNet152V2."""
+    return _create_preact_resnet('preact_resnet152_keras', pretrained, **kwargs)

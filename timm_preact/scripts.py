@@ -12,6 +12,7 @@ import yaml
 
 from .errors import UserError, check_name, create_model
 from .folders import class_folders, split_folder
+from .loading import check_fits
 from .preact_resnet import MODEL_ARGS, checkpoint_filter_fn
 from .weights import TIMM_KEYS, WeightsError, read_checkpoint
 from .weights.keymaps import KEY_MAPS, source_of
@@ -160,19 +161,7 @@ def _check_checkpoint(path: Path, option: str, name: str, args: argparse.Namespa
             f'{path} has the layout of {KEY_MAPS[source].title}, not that of {name}: timm-preact convert {path} --name '
             f'{name} --to FOLDER writes FOLDER/model.safetensors for {option}'
             f"{f', which goes with --model-kwargs {extra}' if extra else ''}.")
-    expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-    found = {key: tuple(tensor.shape) for key, tensor in state_dict.items()}
-    wrong = [key for key in {**expected, **found} if expected.get(key) != found.get(key)]
-    if 'stem.conv.weight' not in found:
-        raise WeightsError(f'{path} has a layout that is not known (its first tensor is {next(iter(found), "none")}), '
-                           f'{name} has stem.conv.weight: name a checkpoint of {name}.')
-    if wrong == ['head.fc.weight', 'head.fc.bias']:
-        classes = found['head.fc.weight'][0]
-        raise WeightsError(
-            f'{path} has {classes} classes, the model {model.num_classes}: pass --num-classes {classes}.')
-    if wrong:
-        raise WeightsError(f'{path} holds another network than {name} ({len(wrong)} tensors differ, {wrong[0]} for '
-                           f'one): name its own by --model.')
+    check_fits(model, state_dict, path, name)
 
 
 def _check_classes(args: argparse.Namespace, name: str) -> None:

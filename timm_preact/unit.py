@@ -22,8 +22,8 @@ from torch.nn.modules.module import _has_any_global_hook
 from .memory import can_make_again, has_watched_parts, norm_act_convs
 
 __all__ = [
-    'MERGES', 'PLACEMENTS', 'Placement', 'ResidualUnit', 'ZeroPadShortcut', 'create_norm_act', 'create_shortcut',
-    'replicate',
+    'Add', 'ConstantScaling', 'DropoutShortcut', 'Factor', 'MERGES', 'PLACEMENTS', 'Placement', 'ResidualUnit',
+    'ShortcutGate', 'ZeroPadShortcut', 'create_norm_act', 'create_shortcut', 'replicate',
 ]
 
 

@@ -95,7 +95,7 @@ def test_training_counts_what_is_kept_for_backward(quick, tmp_path):
     (['preact_resnet21'], 'preact_resnet21 is no network of ours: timm-preact list names them.'),
     (['resnet50'], 'resnet50 is no network of ours'),
     (['preact_resnet20', '--task', 'flying'], '--task flying is not known: choose one of inference, training.'),
-    (['preact_resnet20', '--dtype', 'int3'], '--dtype int3 is not known: choose float32, bfloat16 or float16.'),
+    (['preact_resnet20', '--dtype', 'int3'], '--dtype int3 is not known: choose from float32, bfloat16, float16.'),
     (['preact_resnet20', '--dtype', 'nn'], '--dtype nn is not known'),
     (['preact_resnet20', '--against', 'timm,keras'], '--against keras is not known: choose from timm,pytorchcv'),
     (['preact_resnet20', '--device', 'abacus'], '--device abacus is not there'),

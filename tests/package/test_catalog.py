@@ -2,7 +2,8 @@
 import pytest
 import timm
 
-from timm_preact.catalog import PAPER, SIZES, count_macs, depth_of
+from timm_preact.catalog import DEMO_MODEL, MEASURED, PAPER, SIZES, count_macs, depth_of, list_networks
+from timm_preact.errors import UserError
 from timm_preact.preact_resnet import MODEL_ARGS
 
 
@@ -26,3 +27,20 @@ def test_the_depth_in_a_name_is_its_number_of_weight_layers(name):
 
 def test_every_number_of_the_paper_belongs_to_a_registered_name():
     assert set(PAPER) <= set(SIZES) == set(MODEL_ARGS)
+
+
+def test_every_network_is_listed_with_its_facts():
+    rows = list_networks()
+    assert {row['name'] for row in rows} == set(MODEL_ARGS)
+    row = next(row for row in rows if row['name'] == 'preact_resnet1001' and row['data_set'] == 'cifar100')
+    assert (row['depth'], row['params'], row['paper_error']) == (1001, 10_327_706, 22.71)
+    row = next(row for row in rows if row['name'] == 'preact_resnet20')
+    assert row['weights'] and row['our_error'] == MEASURED[DEMO_MODEL]
+    row = next(row for row in rows if row['name'] == 'preact_resnet200_fb')
+    assert (row['paper_error'], row['published_error']) == (20.1, 21.66)
+
+
+def test_a_pattern_lists_what_it_matches_and_no_network_of_others():
+    assert {row['name'] for row in list_networks('*resnet20*')} == {name for name in MODEL_ARGS if 'resnet20' in name}
+    with pytest.raises(UserError, match='no network matches resnet50'):
+        list_networks('resnet50')

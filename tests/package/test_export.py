@@ -269,6 +269,13 @@ def test_what_cannot_be_quantised_is_refused(content, images, sentence, files, t
     assert not (tmp_path / 'int8.onnx').exists()
 
 
+@pytest.mark.parametrize('name, options', [('net.pt', {}), ('net.onnx', dict(batch_size=2))])
+def test_int8_is_of_onnx_for_any_batch(name, options, prepared, tmp_path):
+    with pytest.raises(UserError, match='name no other format, and no batch size'):
+        export(network('preact_resnet20')[0], tmp_path / name, int8=prepared.spread(2)[0], **options)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_command_writes_each_format_and_int8(npz_folder, prepared, tmp_path):
     x = prepared.spread(10)[0].numpy()
     with torch.no_grad():
@@ -297,7 +304,7 @@ def test_the_command_takes_weights_and_a_size_of_ones_own(tmp_path):
 
 @pytest.mark.parametrize('options, sentence', [
     (['--to', 'net.xyz'], 'names no format by its end'),
-    (['--to', 'net.onnx', '--int8'], 'pass --data'),
+    (['--to', 'net.onnx', '--int8'], 'pass both or neither'),
     (['--to', 'net.pt', '--int8', '--data', 'folder'], 'no other format'),
     (['--to', 'net.onnx', '--data', 'folder'], 'pass both or neither'),
 ])

@@ -1,5 +1,7 @@
 """The registered networks: names, sizes, the order of layers, configs, arguments; torchvision's logits."""
+import ast
 import functools
+import inspect
 import re
 
 import pytest
@@ -9,7 +11,7 @@ import torchvision
 from timm.layers import BatchNormAct2d, GroupNormAct
 from torch import nn
 
-import timm_preact  # noqa: F401
+from timm_preact import preact_resnet
 from timm_preact.preact_resnet import MODEL_ARGS, PreActResNet
 from timm_preact.unit import PLACEMENTS, ResidualUnit
 from timm_preact.weights.keymaps import to_ours
@@ -105,6 +107,15 @@ def randomise_norms(model):
 def test_the_family_is_registered():
     assert sorted(timm.list_models('preact_*')) == sorted(PARAMETERS)
     assert sorted(timm.list_models(module='preact_resnet')) == sorted(PARAMETERS)
+
+
+def test_every_name_is_a_function_that_a_search_finds():
+    definitions = [node for node in ast.parse(inspect.getsource(preact_resnet)).body
+                   if isinstance(node, ast.FunctionDef) and node.name.startswith('preact_resnet')]
+    assert [node.name for node in definitions] == list(MODEL_ARGS)
+    for node in definitions:
+        assert [ast.unparse(decorator) for decorator in node.decorator_list] == ['register_model']
+        assert ast.get_docstring(node) and f"('{node.name}', pretrained, **kwargs)" in ast.unparse(node)
 
 
 def test_no_name_is_one_of_timms():

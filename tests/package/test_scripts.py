@@ -158,13 +158,14 @@ def test_a_checkpoint_of_another_layout_is_named(checkpoints):
     check_arguments(arguments(  # train.py maps these itself
         pretrained_path=str(checkpoints / 'resnetv2.safetensors'), model_kwargs={'stem_norm': False}))
     assert 'torchvision' in refusal(num_classes=7, initial_checkpoint=str(checkpoints / 'torchvision.safetensors'))
-    assert 'a layout that is not known' in refusal(checkpoint=str(checkpoints / 'alexnet.safetensors'))
+    assert 'its layout is not known' in refusal(checkpoint=str(checkpoints / 'alexnet.safetensors'))
 
 
 def test_a_checkpoint_of_other_classes_or_another_network_is_told(checkpoints):
     file = str(checkpoints / 'ours.pth.tar')
-    assert 'has 7 classes, the model 1000: pass --num-classes 7.' in refusal(checkpoint=file)
-    assert 'another network than preact_resnet34' in refusal(model='preact_resnet34', num_classes=7, checkpoint=file)
+    assert 'has 7 classes, preact_resnet18 has 1000' in refusal(checkpoint=file)
+    assert refusal(checkpoint=file).endswith('pass --num-classes 7.')
+    assert 'does not fit preact_resnet34' in refusal(model='preact_resnet34', num_classes=7, checkpoint=file)
 
 
 def test_folders_of_images_with_the_models_classes_pass(tmp_path):

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 # A module imports modules of the lines above its own, and others of its own folder; a new module needs a place here.
 LAYERS = [
     {'errors', 'version'},
-    {'images', 'files', 'capture', 'compilation', 'kernels', 'kernels.*'},
+    {'images', 'files', 'capture', 'compilation', 'kernels', 'kernels.*', 'provenance'},
     {'folders'},
     {'data'},
     {'figures', 'memory'},
@@ -18,11 +18,11 @@ LAYERS = [
     {'init'},
     {'weights', 'weights.*'},
     {'preact_resnet'},
-    {'__init__', 'catalog', 'evaluation', 'inference', 'layers', 'picture', 'propagation', 'propagation.*',
-     'quantization', 'scripts'},
-    {'benchmark', 'card', 'export'},
+    {'loading'},
+    {'__init__', 'catalog', 'evaluation', 'inference', 'layers', 'picture', 'quantization'},
+    {'benchmark', 'benchmark.*', 'card', 'demo', 'export', 'propagation', 'propagation.*', 'scripts'},
     {'hub'},
-    {'cli'},
+    {'cli', 'cli.*'},
     {'__main__'},
 ]
 
@@ -129,6 +129,48 @@ def test_one_private_name_of_timm_is_used():
             if attribute.startswith('timm.') and '._' in attribute:
                 private.add(attribute)
     assert private == {'feature_take_indices'}
+
+
+def public(path):
+    """The names in a file's __all__, None where it has none."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == '__all__':
+            return set(ast.literal_eval(node.value))
+    return None
+
+
+def defined(path):
+    """The names that a file's top level defines or imports."""
+    names = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            names |= {alias.asname or alias.name.split('.')[0] for alias in node.names}
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+    return names
+
+
+def names_taken():
+    """Module of the package -> the names that other files of the package and the trainer import from it."""
+    taken = {}
+    for path in [*MODULES.values(), *TRAINING]:
+        for module, name in imports(path):
+            package, _, inside = module.partition('.')
+            if package == 'timm_preact' and name and f'{inside}.{name}'.strip('.') not in MODULES:
+                taken.setdefault(inside or '__init__', set()).add(name)
+    return taken
+
+
+@pytest.mark.parametrize('module', sorted(MODULES.keys() - {'__init__', '__main__', 'version'}))
+def test_all_says_what_others_import(module):
+    """Of `__init__`, `__main__` and version it would say nothing that their one line does not."""
+    names = public(MODULES[module])
+    assert names is not None, f'{module} has no __all__'
+    assert names <= defined(MODULES[module])
+    assert names_taken().get(module, set()) <= names
 
 
 def test_importing_the_package_brings_in_nothing_heavy():

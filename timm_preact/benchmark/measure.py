@@ -7,7 +7,7 @@ import statistics
 import weakref
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, Callable, Dict, List, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
 import timm
 import torch
@@ -17,14 +17,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..catalog import count_macs
+from ..errors import UserError, check_above_0
 from ..inference import optimize
 from ..memory import bytes_kept
+from ..preact_resnet import MODEL_ARGS
 from .peers import find_peers
 from .timing import alternate, seconds_per_call
 
-__all__ = ['TASKS', 'Setting', 'benchmark', 'operations_per_second']
+__all__ = ['DTYPES', 'TASKS', 'Setting', 'benchmark', 'benchmark_all', 'measure_operations', 'plan_settings']
 
 TASKS = ('inference', 'training')
+DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
 SLOW = 0.3  # seconds of a matrix product at half its size that say as much as eight times as many at its whole
 
 
@@ -43,6 +46,76 @@ class Setting(NamedTuple):
     dtype: torch.dtype = torch.float32
     batch_size: int = 64
     image_size: Optional[int] = None
+
+
+def plan_settings(
+        names: Sequence[str],
+        task: str = 'inference',
+        dtypes: Sequence[str] = ('float32',),
+        batch_sizes: Sequence[int] = (64,),
+        image_size: Optional[int] = None,
+) -> List[Setting]:
+    """Plan every network in every type at every batch size.
+
+    Args:
+        names: Registered names.
+        task: One of `TASKS`.
+        dtypes: Keys of `DTYPES`.
+        batch_sizes: Images a call.
+        image_size: Pixels a side, None for the names' own.
+
+    Raises:
+        UserError: A name, the task or a type is not known, or a size is not positive.
+    """
+    check_above_0('--img-size', image_size)
+    for size in batch_sizes:
+        check_above_0('--batch-size', size)
+    if task not in TASKS:
+        raise UserError(f'--task {task} is not known: choose one of {", ".join(TASKS)}.')
+    for name in names:
+        if name not in MODEL_ARGS:
+            raise UserError(f'{name} is no network of ours: timm-preact list names them.')
+    if not set(dtypes) <= DTYPES.keys():
+        raise UserError(f'--dtype {" ".join(dtypes)} is not known: choose from {", ".join(DTYPES)}.')
+    return [Setting(name, task, DTYPES[dtype], batch, image_size)
+            for name in names for dtype in dtypes for batch in batch_sizes]
+
+
+def benchmark_all(
+        settings: Sequence[Setting],
+        device: torch.device,
+        against: List[str],
+        rounds: int = 5,
+        compiled: bool = False,
+        graphs: bool = False,
+        advance: Callable[[int], None] = lambda done: None,
+) -> Dict[str, Any]:
+    """Measure several settings, and how fast the machine multiplies matrices of their types.
+
+    Args:
+        settings: What to measure.
+        device: Where.
+        against: Packages to measure beside us.
+        rounds: Measurements of each contestant.
+        compiled: Add ours with its units compiled.
+        graphs: Add ours in inference as a CUDA graph; on a GPU.
+        advance: Called with 1 after each setting.
+
+    Returns:
+        `operations_per_second` of each type, and `runs`, what `benchmark` found of each setting.
+
+    Raises:
+        UserError: A CUDA graph is asked for without a GPU.
+    """
+    if graphs and device.type != 'cuda':
+        raise UserError('a CUDA graph needs a GPU: add --device cuda, or leave --cuda-graph out.')
+    rates = {str(dtype).removeprefix('torch.'): measure_operations(device, dtype)
+             for dtype in dict.fromkeys(setting.dtype for setting in settings)}
+    runs = []
+    for setting in settings:
+        runs.append(benchmark(setting, device, against, rounds, compiled, graphs))
+        advance(1)
+    return dict(operations_per_second=rates, runs=runs)
 
 
 def create_contestants(setting: Setting, device: torch.device, against: List[str], compiled: bool,
@@ -162,8 +235,8 @@ def compute_loss(net: nn.Module, x: torch.Tensor, setting: Setting) -> torch.Ten
         return F.cross_entropy(net(x), torch.arange(len(x), device=x.device) % 10)
 
 
-def operations_per_second(device: torch.device, dtype: torch.dtype, rounds: int = 5) -> float:
-    """Floating-point operations a second of a large matrix product: by torch.mm or as a 1x1 convolution, the faster."""
+def measure_operations(device: torch.device, dtype: torch.dtype, rounds: int = 5) -> float:
+    """Measure the floating-point operations a second of a large matrix product: by torch.mm or as a 1x1 convolution, the faster."""
     def products(n: int) -> Dict[str, Callable[[], torch.Tensor]]:
         a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
         image = a.view(1, n // 64, 64, n).permute(0, 3, 1, 2)  # channels last: the same matrix

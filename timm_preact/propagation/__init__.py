@@ -15,7 +15,9 @@ from .figure import draw
 from .paths import residual_units
 from .results import Propagation, measure
 from .steps import END, Step, walk
+from .survey import survey, write
 from .verdict import SAFE, Verdict, check
 
 __all__ = [
-    'END', 'SAFE', 'Propagation', 'Step', 'Verdict', 'check', 'draw', 'measure', 'residual_units', 'walk']
+    'END', 'SAFE', 'Propagation', 'Step', 'Verdict', 'check', 'draw', 'measure', 'residual_units', 'survey', 'walk',
+    'write']

@@ -17,8 +17,8 @@ from ..files import write_atomically
 from .sources import SOURCES
 
 __all__ = [
-    'CHECKSUMS', 'SHIPPED', 'TIMM_KEYS', 'WeightsError', 'check_finite', 'digest_of', 'export_model', 'for_readers',
-    'read_checkpoint', 'read_config', 'read_weights', 'shipped_weights', 'verify',
+    'CHECKSUMS', 'SHIPPED', 'TIMM_KEYS', 'WeightsError', 'check_finite', 'digest_of', 'export_model', 'find_weights',
+    'for_readers', 'read_checkpoint', 'read_config', 'read_weights', 'shipped_weights', 'verify',
 ]
 
 SHIPPED = Path(__file__).parent / 'shipped'
@@ -101,6 +101,18 @@ def for_readers(config: Dict[str, Any]) -> Dict[str, Any]:
     return dict(config, **({'label_names': names} if names else {}), **({'model_args': args} if args else {}))
 
 
+def find_weights(path: Path) -> Path:
+    """The weight file that a path names: itself, or model.safetensors in a folder.
+
+    Raises:
+        WeightsError: It does not exist.
+    """
+    file = path / 'model.safetensors' if path.is_dir() else path
+    if not file.is_file():
+        raise WeightsError(f'{file} does not exist: name a weight file or a folder with model.safetensors.')
+    return file
+
+
 def read_weights(path: Path) -> Tuple[Dict[str, torch.Tensor], Dict[str, Any]]:
     """State dict and config.json of weights that somebody saved; nothing is unpickled.
 
@@ -111,9 +123,7 @@ def read_weights(path: Path) -> Tuple[Dict[str, torch.Tensor], Dict[str, Any]]:
     Raises:
         WeightsError: The file is missing, damaged, or no weight file.
     """
-    file = path / 'model.safetensors' if path.is_dir() else path
-    if not file.is_file():
-        raise WeightsError(f'{file} does not exist: name a weight file or a folder with model.safetensors.')
+    file = find_weights(path)
     config = read_config(file.parent / 'config.json') if (file.parent / 'config.json').is_file() else {}
     if 'sha256' in config and file.name == 'model.safetensors':
         verify(file, f"sha256:{config['sha256']}")

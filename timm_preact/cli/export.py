@@ -1,0 +1,53 @@
+"""Networks as files that run without this package: export."""
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from ..errors import UserError, check_above_0
+from .options import ImgSize, NumClasses, Weights
+
+__all__ = ['export']
+
+
+def export(
+        model: Annotated[str, typer.Argument(help='Registered name, with or without tag.')],
+        to: Annotated[Path, typer.Option(help='New file: .onnx, .pt2 (torch.export), .pt or .ts (TorchScript).')],
+        format: Annotated[Optional[str], typer.Option(
+            help='onnx, torch-export or torchscript, as the suffix says by itself, or aoti: .pt2, compiled.')] = None,
+        weights: Weights = None,
+        num_classes: NumClasses = None,
+        img_size: ImgSize = None,
+        batch_size: Annotated[Optional[int], typer.Option(
+            help='The only batch size to take; any if not given.')] = None,
+        plain: Annotated[bool, typer.Option(
+            '--plain', help='The network as trained, its BatchNorms not folded.')] = False,
+        int8: Annotated[bool, typer.Option('--int8', help='ONNX in 8-bit integers; needs --data.')] = False,
+        data: Annotated[Optional[str], typer.Option(
+            help='For --int8: images to find the ranges of values on, as evaluate reads them.')] = None,
+        split: Annotated[str, typer.Option(help='For --int8: split of the data set.')] = 'train',
+        calibration_images: Annotated[int, typer.Option(
+            help='For --int8: how many, evenly spread over the split.')] = 500,
+) -> None:
+    """Write a network to a file that runs without this package, optimised for inference.
+
+    Examples: `timm-preact export preact_resnet20 --to preact_resnet20.onnx`
+
+    `timm-preact export preact_resnet20 --to int8.onnx --int8 --data uoft-cs/cifar10`
+    """
+    from .. import evaluation
+    from ..export import choose_format
+    from ..export import export as write
+    from ..inference import optimize
+    if int8 != (data is not None):
+        raise UserError('--data is what --int8 looks at: pass both or neither.')
+    format = choose_format(to, format, batch_size, int8)
+    check_above_0('--img-size', img_size)
+    net = evaluation.load_model(model, weights, num_classes=num_classes)
+    images = None
+    if int8:
+        opened = evaluation.open_images(data, split, evaluation.eval_transform(net, img_size))
+        images, _ = opened.spread(calibration_images)
+    input_size = None if img_size is None else (net.pretrained_cfg['input_size'][0], img_size, img_size)
+    write(net if plain else optimize(net), to, format, input_size, batch_size, images)
+    print(f'{to} holds {model} as {format}{" in int8" if int8 else ""}, {to.stat().st_size / 2 ** 20:.2f} MiB')

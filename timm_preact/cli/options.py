@@ -1,0 +1,28 @@
+"""Options that several commands share, each with its help."""
+from pathlib import Path
+from typing import Annotated, List, Optional
+
+import typer
+
+__all__ = [
+    'BatchSize', 'Data', 'Device', 'Folder', 'ImgSize', 'Json', 'Match', 'Model', 'ModelKwargs', 'NumClasses', 'Split',
+    'Weights',
+]
+
+Model = Annotated[str, typer.Option(help='Registered name, with or without tag.')]
+Weights = Annotated[Optional[str], typer.Option(
+    help='Weights of your own: a file of any kind that convert reads, or a folder of train.cifar.')]
+NumClasses = Annotated[Optional[int], typer.Option(help="Classes of weights of your own, where not the name's.")]
+ModelKwargs = Annotated[Optional[List[str]], typer.Option(
+    help='An argument of the network, e.g. stride_on=1x1; may be repeated.')]
+Data = Annotated[Optional[str], typer.Option(
+    help='Labelled images: folder of parquet or npz files or of images (a subfolder a class), .npz file, or Hub data '
+         'set such as uoft-cs/cifar10.')]
+Split = Annotated[str, typer.Option(help='Split of the data set.')]
+ImgSize = Annotated[Optional[int], typer.Option(help="Pixels a side of the images; the name's own if not given.")]
+BatchSize = Annotated[int, typer.Option(help='Images a forward pass.')]
+Match = Annotated[str, typer.Option(
+    help="How the data's classes are found among the model's: by name, or by index, in the order that they have.")]
+Device = Annotated[str, typer.Option(help='cpu or cuda.')]
+Json = Annotated[bool, typer.Option('--json', help='Print JSON.')]
+Folder = Annotated[Path, typer.Argument(help='A folder that convert or train.ship made.')]
