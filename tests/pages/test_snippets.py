@@ -132,13 +132,15 @@ def test_a_block_beside_another_library_runs(block, folder, hub):
     run([*before, block], folder)
 
 
-def test_every_block_has_a_language_and_every_reason_is_given():
+def test_every_block_has_a_language_that_it_is_written_in_and_every_reason_is_given():
     for page in PAGES:
         for found in PARTS.finditer((ROOT / page).read_text()):
             assert re.fullmatch(r'python|sh|text|\{\S+\}', found['language']), f'{page}: {found["code"][:60]!r}'
     assert len(BLOCKS) > 40
     for block in BLOCKS:
         assert block.said('not run') != '', f'{block.page}:{block.line}'
+        if block.language == 'python':
+            compile(block.code, f'{block.page}:{block.line}', 'exec')
 
 
 # Commands
