@@ -162,7 +162,7 @@ def app_of(words: List[str]):
 
 
 def parsed(command, words):
-    """The (sub)command and its own words; whoever parses them finds what does not exist."""
+    """The command that is meant, of a group the one that its first word names, and its own words."""
     if hasattr(command, 'commands'):
         assert words and words[0] in command.commands, f'{command.name} has no command {words[:1]}'
         return command.commands[words[0]], words[1:]
