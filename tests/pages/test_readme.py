@@ -33,7 +33,7 @@ def benchmark_table() -> str:
     for name, what in (('training', 'train `preact_resnet20`'),
                        ('steps_preact_resnet110_cuda', 'train `preact_resnet110`, H100'),
                        ('creation', 'create `preact_resnet1001`'), ('imports', 'import')):
-        result = json.loads((ROOT / 'train' / 'results' / f'benchmark_{name}.json').read_text())
+        result = json.loads((ROOT / 'benchmarks' / 'results' / f'benchmark_{name}.json').read_text())
         (ours, mine), *peers = result['medians'].items()
         digits = ',.0f' if result['unit'] == 'images/s' else '.2f'
         for peer, theirs in peers:
@@ -44,7 +44,7 @@ def benchmark_table() -> str:
 
 def memory_table() -> str:
     """The table of ImageNet steps, from the result file."""
-    result = json.loads((ROOT / 'train' / 'results' / 'benchmark_imagenet_cuda.json').read_text())
+    result = json.loads((ROOT / 'benchmarks' / 'results' / 'benchmark_imagenet_cuda.json').read_text())
     return '\n'.join(['| | images/s | peak memory |', '|---|--:|--:|', *(
         f"| `{name}` | {rate:,.0f} | {result['peak_memory_bytes'][name] / 2 ** 30:.1f} GiB |"
         for name, rate in result['medians'].items())])
@@ -70,7 +70,7 @@ def test_the_readme_is_one_screen():
 
 def test_the_price_of_recomputing_is_the_result_files():
     """Of a step where malloc keeps its pages."""
-    result = json.loads((ROOT / 'benchmarks' / 'settled_training.json').read_text())
+    result = json.loads((ROOT / 'benchmarks' / 'results' / 'settled_training.json').read_text())
     price = {run['setting']['dtype']: 1 / (
         run['contestants']['recompute_norms']['images_per_second']
         / run['contestants'][fastest_peer(run)]['images_per_second']) for run in result['runs']}
@@ -79,7 +79,7 @@ def test_the_price_of_recomputing_is_the_result_files():
 
 
 def test_what_propagation_costs_is_the_result_file():
-    result = json.loads((ROOT / 'train' / 'results' / 'benchmark_propagation.json').read_text())
+    result = json.loads((ROOT / 'benchmarks' / 'results' / 'benchmark_propagation.json').read_text())
     (ours, plain), (memory, peer) = result['medians'].values(), result['peak_memory_bytes'].values()
     assert (f"{result['model'][-4:]} layers at batch {result['batch_size']} take {ours:.0f} seconds and "
             f'{memory / 2 ** 30:.1f} GiB on 2 cores, a forward and backward pass {plain:.0f} and {peer / 2 ** 30:.1f}'
