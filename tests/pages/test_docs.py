@@ -1,4 +1,4 @@
-"""The pages of docs/ say what the measured files say, and point to what is there."""
+"""The pages say what the measured files say, and point to what is there."""
 import json
 import re
 import shutil
@@ -14,6 +14,9 @@ from train.rows import CIFAR, ROWS
 
 ROOT = Path(__file__).parents[2]
 PAGES = ('propagation.md', 'guidelines.md')
+LINKING = [path.relative_to(ROOT).as_posix() for pattern in (
+    '*.md', 'docs/*.md', 'benchmarks/README.md', 'train/*/README.md', 'hub_cards/*/README.md')
+    for path in sorted(ROOT.glob(pattern))]
 
 
 @pytest.fixture(scope='module')
@@ -38,15 +41,25 @@ def anchors(path):
             for heading in re.findall(r'^#+ (.*)$', path.read_text(), re.MULTILINE)}
 
 
-@pytest.mark.parametrize('page', PAGES)
+@pytest.mark.parametrize('page', LINKING)
 def test_every_link_leads_somewhere(page):
-    links = re.findall(r'\]\(([^)]+)\)', (ROOT / 'docs' / page).read_text())
-    assert len(links) >= 5
-    for link in links:
+    text = re.sub(r'^```.*?^```$', '', (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+    for link in re.findall(r'\]\(([^)\s]+)\)', text):
+        if re.match(r'https?://', link):
+            continue
         file, _, anchor = link.partition('#')
-        target = ROOT / 'docs' / file
+        target = (ROOT / page).parent / file if file else ROOT / page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+def test_every_page_of_the_site_is_reached_from_its_first():
+    """By its contents, which Sphinx reads, and from the README."""
+    contents = re.findall(r'```\{toctree\}\n.*?\n\n(.*?)\n```', (ROOT / 'docs' / 'index.md').read_text(), re.DOTALL)
+    pages = {path.stem for path in (ROOT / 'docs').glob('*.md')} - {'index'}
+    assert sorted(re.findall(r'(\w+)>?$', '\n'.join(contents), re.MULTILINE)) == sorted(pages)
+    linked = set(re.findall(r'\]\(docs/(\w+)\.md', (ROOT / 'README.md').read_text()))
+    assert linked == (pages | {'index'}) - {'changelog'}
 
 
 def test_every_guideline_points_to_its_evidence():

@@ -236,7 +236,7 @@ def compute_loss(net: nn.Module, x: torch.Tensor, setting: Setting) -> torch.Ten
 
 
 def measure_operations(device: torch.device, dtype: torch.dtype, rounds: int = 5) -> float:
-    """Measure the floating-point operations a second of a large matrix product: by torch.mm or as a 1x1 convolution, the faster."""
+    """Measure floating-point operations a second of a large matrix product, by torch.mm or as a 1x1 convolution."""
     def products(n: int) -> Dict[str, Callable[[], torch.Tensor]]:
         a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
         image = a.view(1, n // 64, 64, n).permute(0, 3, 1, 2)  # channels last: the same matrix
