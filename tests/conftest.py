@@ -13,7 +13,9 @@ import pytest
 from support.hub_server import Hub
 
 # What takes longest goes first: the last file to end is a short one
-LONGEST = ()
+LONGEST = (
+    'test_replicas.py', 'test_sources.py', 'test_kernels.py', 'test_export.py', 'test_timm_contract.py', 'test_memory.py',
+    'test_unit.py', 'test_depth.py', 'test_benchmark.py', 'test_cifar.py', 'test_tables.py', 'test_propagation.py')
 
 
 def cores():

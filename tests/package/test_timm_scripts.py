@@ -53,7 +53,8 @@ def command(script, *args, processes=None, launcher=()):
 
 
 def environment():
-    return dict(os.environ, PYTHONPATH=f'{ROOT / "tests" / "support"}', OMP_NUM_THREADS='1', TORCH_DISABLE_SHARE_RDZV_TCP_STORE='1')
+    return dict(os.environ, PYTHONPATH=f'{ROOT / "tests" / "support"}', OMP_NUM_THREADS='1',
+                TORCH_DISABLE_SHARE_RDZV_TCP_STORE='1')
 
 
 def run(*args, cwd=None, **kwargs):
