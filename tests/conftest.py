@@ -14,8 +14,9 @@ from support.hub_server import Hub
 
 # What takes longest goes first: the last file to end is a short one
 LONGEST = (
-    'test_replicas.py', 'test_sources.py', 'test_kernels.py', 'test_export.py', 'test_timm_contract.py', 'test_memory.py',
-    'test_unit.py', 'test_depth.py', 'test_benchmark.py', 'test_cifar.py', 'test_tables.py', 'test_propagation.py')
+    'test_replicas.py', 'test_sources.py', 'test_kernels.py', 'test_export.py', 'test_timm_contract.py',
+    'test_memory.py', 'test_unit.py', 'test_depth.py', 'test_benchmark.py', 'test_cifar.py', 'test_tables.py',
+    'test_propagation.py')
 
 
 def cores():
@@ -70,15 +71,27 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
+def trim():
+    """What malloc keeps of tensors that are gone goes back to the machine."""
+    if sys.platform == 'linux':
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 @pytest.fixture(scope='module', autouse=True)
 def memory_given_back():
-    """What a file compiled or exported, and what malloc keeps of its tensors, ends with it."""
+    """What a file compiled or exported ends with it."""
     yield
     gc.collect()
     if 'torch._dynamo' in sys.modules:
         sys.modules['torch'].compiler.reset()
-    if sys.platform == 'linux':
-        ctypes.CDLL(None).malloc_trim(0)
+    trim()
+
+
+@pytest.fixture
+def memory_trimmed():
+    """For tests of large networks."""
+    yield
+    trim()
 
 
 @pytest.fixture

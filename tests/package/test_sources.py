@@ -45,7 +45,9 @@ from timm_preact.weights.foreign import read_foreign
 from timm_preact.weights.keymaps import KEY_MAPS, LayoutError, from_ours, to_ours
 from timm_preact.weights.sources import SOURCES
 
-pytestmark = pytest.mark.filterwarnings('ignore:__array__ implementation:DeprecationWarning')  # Keras with NumPy 2
+pytestmark = [
+    pytest.mark.filterwarnings('ignore:__array__ implementation:DeprecationWarning'),  # Keras with NumPy 2
+    pytest.mark.usefixtures('memory_trimmed')]
 CIFAR, IMAGENET = 'preact_resnet20_pcv.cifar10', 'preact_resnet18.pcv_in1k'
 KERAS, FAIR = 'preact_resnet50_keras.in1k', 'preact_resnet200_fb.in1k'
 SMALL = (1, 2, 2, 1)  # units in the stages of a network like FAIR's

@@ -3,6 +3,7 @@
 `test_replicas.py` runs this file with TRITON_INTERPRET=1."""
 import numpy as np
 import pytest
+import support.interpreter  # noqa: F401
 import torch
 import triton.language as tl
 from support.replicas import NETS, Beside, cropped, distance, net
@@ -162,7 +163,7 @@ def test_a_replica_is_the_run_alone_to_the_bit_cut_or_not(start):
     cut_after(2, start(0, 'cut'))
     resumed = start(0, 'cut')
     assert resumed.step == 2
-    ends(resumed, start(2))
+    assert next(train_together(iter([resumed, start(2)]), 2)) is resumed
     assert_same_bits(outcome(resumed), outcome(together[0]))
 
 

@@ -6,6 +6,7 @@
 Every affine parameter and bias is random, and the statistics of every BatchNorm are those of `images`: a tensor in the
 wrong place shows in the logits. FAIR's network exists in Lua alone: `run_torch7` interprets its tree of modules.
 """
+import gc
 import os
 import tempfile
 import zipfile
@@ -123,6 +124,8 @@ def publish_keras(name: str, folder: Path, images: torch.Tensor) -> Published:
     with h5py.File(file, 'w') as root:
         save_weights_to_hdf5_group(root, model)
     spell_weights(file, ':0')
+    del model, layer
+    gc.collect()  # layers of Keras refer to each other
 
     keras.config.set_dtype_policy('float64')
     try:
