@@ -1,5 +1,7 @@
 """Real data and a Hub for every test: the CIFAR-10 test images that ship with the package, written as users have
-theirs, and a server on this machine in place of huggingface.co."""
+theirs, and a server on this machine in place of huggingface.co. Every process that tests has its own of both."""
+import ctypes
+import gc
 import os
 import shutil
 import sys
@@ -9,6 +11,36 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.hub_server import Hub
+
+# What takes longest goes first: the last file to end is a short one
+LONGEST = (
+    'test_replicas.py', 'test_sources.py', 'test_kernels.py', 'test_export.py', 'test_timm_contract.py',
+    'test_memory.py', 'test_unit.py', 'test_depth.py', 'test_benchmark.py', 'test_cifar.py', 'test_tables.py',
+    'test_propagation.py')
+
+
+def cores():
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+def memory():
+    """Bytes that this machine, or the container around this process, has."""
+    limit = Path('/sys/fs/cgroup/memory.max')
+    limit = limit.read_text().strip() if limit.is_file() else 'max'
+    machines = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    return machines if limit == 'max' else min(machines, int(limit))
+
+
+def pytest_xdist_auto_num_workers(config):
+    """A worker a core that has 4 GB; no workers for a GPU's tests, for they share it, nor for a test's own pytest."""
+    if config.option.markexpr == 'gpu' or 'PYTEST_XDIST_WORKER' in os.environ:
+        return 0
+    count = int(os.environ.get('PYTEST_XDIST_AUTO_NUM_WORKERS') or min(cores(), memory() // 4_000_000_000))
+    return count if count > 1 else 0
+
+
+if 'PYTEST_XDIST_WORKER' in os.environ:  # before torch is imported, here or in a process that a test starts
+    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, cores() // int(os.environ['PYTEST_XDIST_WORKER_COUNT']))))
 
 # huggingface_hub reads its environment once, when timm imports it: whatever a test asks of a Hub, it asks of this one
 assert 'huggingface_hub' not in sys.modules
@@ -28,8 +60,38 @@ os.environ.update(
 )
 sys.path.append(str(Path(__file__).parents[1]))  # for train/; last: the package tested is the installed one
 
-import timm_preact  # noqa: E402, F401
-from timm_preact.data import ImageSet, load_image_set, load_sample  # noqa: E402
+
+def pytest_collectstart():
+    """Register the names; not in the process that only hands out tests, which collects none."""
+    import timm_preact  # noqa: F401
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
+def trim():
+    """What malloc keeps of tensors that are gone goes back to the machine."""
+    if sys.platform == 'linux':
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def memory_given_back():
+    """What a file compiled or exported ends with it."""
+    yield
+    gc.collect()
+    if 'torch._dynamo' in sys.modules:
+        sys.modules['torch'].compiler.reset()
+    trim()
+
+
+@pytest.fixture
+def memory_trimmed():
+    """For tests of large networks."""
+    yield
+    trim()
 
 
 @pytest.fixture
@@ -46,8 +108,9 @@ def hub(monkeypatch):
 
 
 @pytest.fixture(scope='session')
-def sample() -> ImageSet:
+def sample():
     """500 real test images, 50 of each class."""
+    from timm_preact.data import load_sample
     return load_sample()
 
 
@@ -91,6 +154,7 @@ def parquet_folder(npz_folder, tmp_path_factory):
 @pytest.fixture(scope='session')
 def sets(small_folder):
     """Training and test images of `small_folder`."""
+    from timm_preact.data import load_image_set
     return load_image_set(small_folder, 'train'), load_image_set(small_folder, 'test')
 
 

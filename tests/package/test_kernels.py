@@ -17,7 +17,7 @@ triton = pytest.importorskip('triton')
 def test_triton_in_its_interpreter():
     """In a process of its own: Triton reads the variable when it is imported."""
     done = subprocess.run(
-        [sys.executable, '-m', 'pytest', '-q', 'support/interpreted.py', '-p', 'no:cacheprovider'],
+        [sys.executable, '-m', 'pytest', '-q', '-n', '0', 'support/interpreted.py', '-p', 'no:cacheprovider'],
         cwd=Path(__file__).parents[1], capture_output=True, text=True, env=dict(os.environ, TRITON_INTERPRET='1'))
     assert done.returncode == 0, done.stdout[-3000:]
 

@@ -1,6 +1,7 @@
 """Training that makes BatchNorm's output again: the same numbers, half of what is kept for backward."""
 import copy
 import os
+import statistics
 import subprocess
 import sys
 
@@ -25,9 +26,9 @@ PEERS = {
 }
 
 
-def images(sample, count=16, dtype=torch.float64):
-    """Real images at half their size, and their labels."""
-    every = slice(0, 500, 500 // count)
+def images(sample, count=16, dtype=torch.float64, start=0):
+    """Real images at half their size, and their labels; others for another start."""
+    every = slice(start, 500, 500 // count)
     x = torch.from_numpy(sample.images[every, ::2, ::2][:count]).permute(0, 3, 1, 2).to(dtype) / 128 - 1
     return x, torch.from_numpy(sample.labels[every][:count]).long()
 
@@ -56,19 +57,25 @@ def test_gradients_and_running_statistics_are_those_of_the_plain_net(name, memor
     assert all(count == 1 for name, count in expected[2].items() if name.endswith('num_batches_tracked'))
 
 
+@pytest.mark.parametrize('autocast, draws', [(False, 5), (True, 1)], ids=['float32', 'bfloat16'])
 @pytest.mark.parametrize('name', ['preact_resnet20', 'preact_resnet110_orig'])
-def test_float32_and_bfloat16_are_as_near_to_float64_as_without(name, sample):
-    """Rounding differs, so the yardstick is the plain net's own distance from float64."""
-    x, y = images(sample, 32)
-    exact = torch.cat([g.flatten() for g in step(create(name), x, y)[1].values()])
+def test_float32_and_bfloat16_are_as_near_to_float64_as_without(name, autocast, draws, sample):
+    """Rounding differs, so the yardstick is the plain net's own distance from float64.
 
-    def distance(recompute, autocast):
-        net = create(name, torch.float32, recompute_norms=recompute).to(memory_format=torch.channels_last)
-        gradients = step(net, x.float(), y, autocast)[1].values()
-        return (torch.cat([g.flatten() for g in gradients]).double() - exact).norm() / exact.norm()
-
-    for autocast in (False, True):
-        assert distance(True, autocast) < 1.5 * distance(False, autocast) + 1e-6
+    Where float32 rounds a value to the other side of zero, a ReLU's gradient jumps, in one net or the other: that
+    happens in a few draws of images, and the one in the middle is without it. In bfloat16 it happens everywhere.
+    """
+    ratios = []
+    for draw in range(draws):
+        x, y = images(sample, 32, start=draw)
+        exact = torch.cat([g.flatten() for g in step(create(name), x, y)[1].values()])
+        distances = []
+        for recompute in (True, False):
+            net = create(name, torch.float32, recompute_norms=recompute).to(memory_format=torch.channels_last)
+            gradients = step(net, x.float(), y, autocast)[1].values()
+            distances.append((torch.cat([g.flatten() for g in gradients]).double() - exact).norm())
+        ratios.append((distances[0] / distances[1]).item())
+    assert statistics.median(ratios) < 1.5
 
 
 def test_a_batch_in_several_parts_gives_the_sum_of_their_gradients(sample, monkeypatch):

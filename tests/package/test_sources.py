@@ -1,5 +1,6 @@
 """Published weights: each source's own network, its file put where a download lies, gives the logits that we give."""
 import contextlib
+import copy
 import functools
 import os
 import re
@@ -22,15 +23,18 @@ from PIL import Image
 from safetensors.torch import save_file
 from support.published import (
     bias_free,
+    fair_network,
     fill,
     import_keras,
     publish_fair,
     publish_keras,
     publish_pytorchcv,
+    run_torch7,
     spell_weights,
     unfolded,
     widened,
     with_running_std,
+    write_fair,
 )
 from support.torch7_writer import write_torch7
 
@@ -41,7 +45,9 @@ from timm_preact.weights.foreign import read_foreign
 from timm_preact.weights.keymaps import KEY_MAPS, LayoutError, from_ours, to_ours
 from timm_preact.weights.sources import SOURCES
 
-pytestmark = pytest.mark.filterwarnings('ignore:__array__ implementation:DeprecationWarning')  # Keras with NumPy 2
+pytestmark = [
+    pytest.mark.filterwarnings('ignore:__array__ implementation:DeprecationWarning'),  # Keras with NumPy 2
+    pytest.mark.usefixtures('memory_trimmed')]
 CIFAR, IMAGENET = 'preact_resnet20_pcv.cifar10', 'preact_resnet18.pcv_in1k'
 KERAS, FAIR = 'preact_resnet50_keras.in1k', 'preact_resnet200_fb.in1k'
 SMALL = (1, 2, 2, 1)  # units in the stages of a network like FAIR's
@@ -57,7 +63,7 @@ def publish(name, folder, sample, **kwargs):
     return publisher(name, folder, photos(name, sample), **kwargs)
 
 
-def photos(name, sample, count=4):
+def photos(name, sample, count=2):
     """Real images as the weights of this name want them."""
     config = timm.data.resolve_data_config({}, pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
     transform = timm.data.create_transform(**config)
@@ -186,7 +192,7 @@ def test_every_source_of_pytorchcv_is_a_row_of_its_table():
 def keras_error(name, published, sample, **kwargs):
     """In float64, for Keras has float64 everywhere but in its norms; ours too starts from the float32 of the file."""
     model = timm.create_model(name, pretrained=True, **kwargs).double()
-    return relative_error(model, published.original, photos(name, sample, 2).double())
+    return relative_error(model, published.original, photos(name, sample).double())
 
 
 @pytest.mark.parametrize('name', [
@@ -227,7 +233,7 @@ def test_sources_of_keras_have_its_addresses_checksums_and_preprocessing(sample)
 
 def fair_error(published, sample, **kwargs):
     model = timm.create_model(FAIR, pretrained=True, **kwargs).double()
-    return relative_error(model, published.original, photos(FAIR, sample, 2).double())
+    return relative_error(model, published.original, photos(FAIR, sample).double())
 
 
 def small_fair_error(published, sample):
@@ -242,18 +248,27 @@ def test_the_file_of_fair_gives_the_logits_of_its_modules(download, sample):
 EVERYTHING = [unfolded, bias_free, with_running_std, widened]
 
 
+@pytest.fixture(scope='module')
+def small_network(sample):
+    """small_network(): FAIR's modules in a small network, whose norms have seen images; each call returns a copy."""
+    network = fair_network(SMALL)
+    with torch.no_grad():
+        run_torch7(network, photos(FAIR, sample), training=True)
+    return functools.partial(copy.deepcopy, network)
+
+
 @pytest.mark.parametrize('kind, variants', [
     *((kind, []) for kind in ('Cuda', 'Float', 'Double')),
     *(('Cuda', [variant]) for variant in EVERYTHING),
     ('Double', EVERYTHING),
 ], ids=lambda value: '+'.join(variant.__name__ for variant in value) if isinstance(value, list) else value)
-def test_every_way_that_such_files_were_written_loads(kind, variants, tmp_path, sample):
-    published = publish(FAIR, tmp_path, sample, layers=SMALL, variants=variants, kind=kind, gradients=kind == 'Cuda')
+def test_every_way_that_such_files_were_written_loads(kind, variants, small_network, tmp_path, sample):
+    published = write_fair(FAIR, tmp_path, small_network(), variants, kind=kind, gradients=kind == 'Cuda')
     # running_std in float32 has the variance to that precision
     assert small_fair_error(published, sample) < (1e-6 if with_running_std in variants else 1e-9)
 
 
-def test_a_wide_norm_whose_other_channels_are_in_use_is_refused(tmp_path, sample):
+def test_a_wide_norm_whose_other_channels_are_in_use_is_refused(small_network, tmp_path):
     def widened_and_used(network):
         network = widened(network)
         for child in network.fields.get('modules', []):
@@ -261,7 +276,7 @@ def test_a_wide_norm_whose_other_channels_are_in_use_is_refused(tmp_path, sample
                 child.fields['running_mean'][-1] = 0.5
         return network
 
-    published = publish(FAIR, tmp_path, sample, layers=SMALL, variants=[widened_and_used])
+    published = write_fair(FAIR, tmp_path, small_network(), [widened_and_used])
     with pytest.raises(LayoutError, match='channels of statistics where 64 are expected'):
         to_ours(*read_foreign(published.file), timm.create_model('preact_resnet200_fb', layers=SMALL, device='meta'))
 
@@ -357,7 +372,7 @@ def test_a_network_that_differs_in_one_choice_has_other_logits(name, kwargs, lib
         file = tmp_path / 'unpacked.pth'
         torch.save(published.original.state_dict(), file)
     model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay(file), **small, **kwargs)
-    assert relative_error(model, published.original, photos(name, sample, 2)) > 100 * TOLERANCE
+    assert relative_error(model, published.original, photos(name, sample)) > 100 * TOLERANCE
 
 
 # timm's arguments

@@ -3,6 +3,7 @@ TRITON_INTERPRET=1, which Triton reads when it is imported."""
 from collections import Counter
 
 import pytest
+import support.interpreter  # noqa: F401
 import torch
 from support.networks import NETS, Calls, assert_close, create, step
 from timm.layers import BatchNormAct2d

@@ -3,6 +3,7 @@
 `test_replicas.py` runs this file with TRITON_INTERPRET=1."""
 import numpy as np
 import pytest
+import support.interpreter  # noqa: F401
 import torch
 import triton.language as tl
 from support.replicas import NETS, Beside, cropped, distance, net
@@ -50,7 +51,7 @@ def test_a_step_is_that_of_the_modules(kind, small):
 
 
 def test_replicas_are_each_its_own_network_and_the_next_step_is_right_too(small):
-    beside = Beside([net('full', seed) for seed in (0, 1)], small, recipe='torch', label_smoothing=0.1, bn_group=8)
+    beside = Beside([net('full', seed) for seed in (0, 1)], small, recipe='torch', label_smoothing=0.1, batch_size=4)
     for step in range(2):
         beside.step(step)
         for r in range(2):
@@ -132,15 +133,16 @@ def test_dropout_takes_half_of_the_shortcut_and_its_gradient(small):
 
 
 @pytest.fixture
-def start(small, tmp_path):
-    """Makes runs of a small net on few images, whose steps the kernels take."""
+def start(sample, tmp_path):
+    """Makes runs of a small net on few images, two steps an epoch, whose steps the kernels take."""
     made = []
+    few = cropped(sample, slice(0, 496, 62), 8), cropped(sample, slice(5, 500, 124), 8)
 
-    def start(seed=0, folder=None, kind='full', joins=True, steps=3, **changes):
-        recipe = choose_recipe('paper', **{**dict(batch_size=8, bn_group=4, iterations=steps), **changes})
+    def start(seed=0, folder=None, kind='full', joins=True, steps=3, sets=few, **changes):
+        recipe = choose_recipe('paper', **{**dict(batch_size=4, bn_group=2, iterations=steps), **changes})
         settings = dict(model=NETS[kind][0], model_kwargs=dict(layers=[1, 1], channels=[16, 32]), seed=seed, amp=False,
-                        data=[s.sha256 for s in small])
-        run = Run(settings, recipe, *small, tmp_path / (folder or f'run{len(made)}'), torch.device('cpu'))
+                        data=[s.sha256 for s in sets])
+        run = Run(settings, recipe, *sets, tmp_path / (folder or f'run{len(made)}'), torch.device('cpu'))
         run.joins = joins
         made.append(run)
         return run
@@ -161,7 +163,7 @@ def test_a_replica_is_the_run_alone_to_the_bit_cut_or_not(start):
     cut_after(2, start(0, 'cut'))
     resumed = start(0, 'cut')
     assert resumed.step == 2
-    ends(resumed, start(2))
+    assert next(train_together(iter([resumed, start(2)]), 2)) is resumed
     assert_same_bits(outcome(resumed), outcome(together[0]))
 
 
@@ -178,7 +180,7 @@ def test_what_the_kernels_do_not_take_trains_by_the_modules_and_says_so(start, c
     run = start(bn_group=3, steps=1)
     ends(run)
     assert run.state == 'finished' and run.ways == {'pytorch'}
-    assert "trains by PyTorch's modules: groups of 3 images do not divide a batch of 8" in capsys.readouterr().err
+    assert "trains by PyTorch's modules: groups of 3 images do not divide a batch of 4" in capsys.readouterr().err
 
 
 def test_where_memory_is_short_those_that_fit_train_and_the_others_say_how_many_do(start, monkeypatch):
@@ -194,9 +196,10 @@ def test_where_memory_is_short_those_that_fit_train_and_the_others_say_how_many_
 
 
 @pytest.mark.slow
-def test_fifty_steps_are_those_of_the_modules(start):
+def test_fifty_steps_are_those_of_the_modules(start, small):
     """At a small rate, as `test_run.py` says why."""
-    runs = [start(3, steps=50, lr=0.001, weight_decay=0.05, joins=joins, warmup=0) for joins in (True, False)]
+    runs = [start(3, steps=50, lr=0.001, weight_decay=0.05, joins=joins, warmup=0, sets=small, batch_size=8, bn_group=4)
+            for joins in (True, False)]
     for run in runs:
         ends(run)
     assert [run.ways for run in runs] == [{'triton'}, {'pytorch'}]

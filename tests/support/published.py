@@ -6,6 +6,7 @@
 Every affine parameter and bias is random, and the statistics of every BatchNorm are those of `images`: a tensor in the
 wrong place shows in the logits. FAIR's network exists in Lua alone: `run_torch7` interprets its tree of modules.
 """
+import gc
 import os
 import tempfile
 import zipfile
@@ -27,6 +28,7 @@ from timm_preact.weights.torch7 import TorchObject
 __all__ = [
     'Published', 'bias_free', 'fair_network', 'fill', 'import_keras', 'publish_fair', 'publish_keras',
     'publish_pytorchcv', 'rebuilt', 'run_torch7', 'spell_weights', 'stored', 'unfolded', 'widened', 'with_running_std',
+    'write_fair',
 ]
 
 BN_EPS = 1e-5
@@ -122,6 +124,8 @@ def publish_keras(name: str, folder: Path, images: torch.Tensor) -> Published:
     with h5py.File(file, 'w') as root:
         save_weights_to_hdf5_group(root, model)
     spell_weights(file, ':0')
+    del model, layer
+    gc.collect()  # layers of Keras refer to each other
 
     keras.config.set_dtype_policy('float64')
     try:
@@ -348,24 +352,34 @@ def stored(network: TorchObject, kind: str = 'Cuda', gradients: bool = False) ->
     return save(network)
 
 
-def publish_fair(
-        name: str, folder: Path, images: torch.Tensor, layers: Sequence[int] = (3, 24, 36, 3),
-        variants: Sequence[Callable[[TorchObject], TorchObject]] = (), kind: str = 'Cuda',
-        gradients: bool = False) -> Published:
-    """A .t7 with FAIR's network.
+def publish_fair(name: str, folder: Path, images: torch.Tensor, layers: Sequence[int] = (3, 24, 36, 3)) -> Published:
+    """A .t7 with FAIR's network, as `write_fair` writes it.
 
     Args:
         name: A key of SOURCES.
         folder: Where the file goes.
         images: For the statistics.
         layers: Number of units in each stage.
-        variants: What else such files are like, one after the other: `unfolded`, `bias_free`, ...
-        kind: Of the tensors.
-        gradients: See `stored`.
     """
     network = fair_network(layers)
     with torch.no_grad():
         run_torch7(network, images, training=True)
+    return write_fair(name, folder, network)
+
+
+def write_fair(
+        name: str, folder: Path, network: TorchObject, variants: Sequence[Callable[[TorchObject], TorchObject]] = (),
+        kind: str = 'Cuda', gradients: bool = False) -> Published:
+    """A .t7 with a network.
+
+    Args:
+        name: A key of SOURCES.
+        folder: Where the file goes.
+        network: Its tensors arrays.
+        variants: What else such files are like, one after the other: `unfolded`, `bias_free`, ...
+        kind: Of the tensors.
+        gradients: See `stored`.
+    """
     for variant in variants:
         network = rebuilt(network, variant)
     file = write_torch7(_download(name, folder), stored(network, kind, gradients))

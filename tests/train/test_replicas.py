@@ -30,7 +30,8 @@ ROWS = [('preact_resnet110', {}), ('preact_resnet110_orig', {}), ('preact_resnet
 def interpret(*arguments):
     """In a process of its own: Triton reads the variable when it is imported."""
     done = subprocess.run(
-        [sys.executable, '-m', 'pytest', '-q', 'support/interpreted_replicas.py', '-p', 'no:cacheprovider', *arguments],
+        [sys.executable, '-m', 'pytest', '-q', '-n', '0', 'support/interpreted_replicas.py', '-p', 'no:cacheprovider',
+         *arguments],
         cwd=Path(__file__).parents[1], capture_output=True, text=True,
         env=dict(os.environ, TRITON_INTERPRET='1', OMP_NUM_THREADS='1'))
     assert done.returncode == 0, done.stdout[-3000:]
