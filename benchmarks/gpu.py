@@ -41,8 +41,6 @@ from train.run import Run
 BATCH, GROUP = 128, 64
 TIMES_OVER = 125  # the sample's 400 training images, so that an epoch is as long as CIFAR's
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
 
 class Scale(NamedTuple):
     """How large everything is: as it is used, or as small as shows that it runs."""
@@ -252,7 +250,6 @@ SECTIONS: Dict[str, Tuple[Callable[..., Iterator[Tuple[str, Any]]], int]] = {
 REPLICAS = ('cifar', 'tilings', 'placements')  # whose kernels a CPU interprets
 
 
-@app.command()
 @one_sentence_errors
 def main(
         to: Path = typer.Option(places.BENCHMARKS / 'gpu', help='Folder of the results, a JSON file a section.'),
@@ -306,4 +303,4 @@ def brief(value: Any) -> str:
 
 
 if __name__ == '__main__':
-    app()
+    typer.run(main)

@@ -1,58 +1,37 @@
-"""The measurements of growth with depth and of int8 run and say what they measured."""
+"""What depth costs is measured, fitted and drawn."""
 import json
 
 import pytest
-import torch
 from PIL import Image
-from typer.testing import CliRunner
+from support.commands import run
 
-from train import growth, quantization
-
-
-@pytest.fixture(autouse=True)
-def threads():
-    """Both set how many PyTorch uses, which is not for the tests after these."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+from benchmarks import depth
 
 
 def test_a_line_is_the_least_squares_one():
-    fit = growth.line({1: 1., 2: 3., 3: 5.})
+    fit = depth.fit_line({1: 1., 2: 3., 3: 5.})
     assert (fit['slope'], fit['intercept'], fit['r2']) == (pytest.approx(2), pytest.approx(-1), pytest.approx(1))
-    assert growth.line({1: 0., 2: 2., 3: 1.})['r2'] == pytest.approx(0.25)
+    assert depth.fit_line({1: 0., 2: 2., 3: 1.})['r2'] == pytest.approx(0.25)
 
 
-def test_growth_is_measured_fitted_and_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr(growth, 'LEAST_SECONDS', 1e-3)
-    monkeypatch.setattr(growth, 'INFERENCE_BATCH', 2)
-    monkeypatch.setattr(growth, 'FAMILIES', {
+def test_growth_is_measured_fitted_and_drawn(results, monkeypatch):
+    monkeypatch.setattr(depth, 'INFERENCE_BATCH', 2)
+    monkeypatch.setattr(depth, 'FAMILIES', {
         'basic': {20: 'preact_resnet20', 56: 'preact_resnet56'},
         'bottleneck': {164: 'preact_resnet164', 272: 'preact_resnet272_pcv'}})
-    result = CliRunner().invoke(
-        growth.app, ['--rounds', '1', '--threads', '1', '--output', str(tmp_path)], catch_exceptions=False)
+    result = run(depth.main, '--rounds', 1, '--threads', 1, '--output', results)
     assert result.exit_code == 0, result.output
-    families = json.loads((tmp_path / 'growth.json').read_text())['families']
-    for quantities in families.values():
+    written = json.loads((results / 'growth.json').read_text())
+    assert written['command'].startswith('python -m benchmarks.depth') and written['versions']['timm_preact']
+    for quantities in written['families'].values():
         plain, recomputing = (quantities[name]['line']['slope'] for name in (
             'kept_for_backward', 'kept_for_backward_recompute_norms'))
         assert 0.49 < recomputing / plain < 0.51
         assert all(min(q['medians'].values()) > 0 for q in quantities.values())
-    with Image.open(tmp_path / 'growth.png') as picture:
+    with Image.open(results / 'growth.png') as picture:
         assert picture.width > picture.height > 1000
 
 
 def test_no_rounds_measure_nothing(tmp_path):
-    result = CliRunner().invoke(growth.app, ['--rounds', '0', '--output', str(tmp_path)], catch_exceptions=False)
+    result = run(depth.main, '--rounds', 0, '--output', tmp_path)
     assert result.exit_code == 2 and not list(tmp_path.iterdir())
-
-
-def test_int8_is_measured_beside_float32_and_bfloat16(npz_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(quantization, 'SECONDS', 1e-3)
-    monkeypatch.setattr(quantization, 'RESULT', tmp_path / 'int8.json')
-    quantization.main(data=str(npz_folder), rounds=1)
-    result = json.loads((tmp_path / 'int8.json').read_text())
-    assert result['test_images'] == 100
-    assert abs(result['error']['int8'] - result['error']['float32']) <= 3
-    assert abs(result['error']['bfloat16'] - result['error']['float32']) <= 2
-    assert result['bytes']['int8'] < 0.4 * result['bytes']['float32']

@@ -20,7 +20,8 @@ from timm_preact.catalog import MEASURED
 from timm_preact.evaluation import eval_transform, load_model
 from timm_preact.weights import CHECKSUMS, SHIPPED, WeightsError, digest_of, export_model, read_config, read_weights
 from timm_preact.weights.sources import SOURCES
-from train.cards import CARDS, config_of_run, config_of_source, result_of, training
+from train.cards import configure_run, configure_source, find_result, format_training
+from train.places import CARDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -281,9 +282,9 @@ def test_every_checksum_is_of_the_file_that_ships():
 @pytest.mark.parametrize('name', MEASURED)
 def test_the_card_and_the_catalog_say_what_the_result_file_says(name):
     """Nothing on a card is written by hand."""
-    result, config = result_of(name), json.loads((CARDS / name / 'config.json').read_text())
-    assert (CARDS / name / 'README.md').read_text() == card(config, training(name, result))
-    assert config == config_of_run(name, config, result)
+    result, config = find_result(name), json.loads((CARDS / name / 'config.json').read_text())
+    assert (CARDS / name / 'README.md').read_text() == card(config, format_training(name, result))
+    assert config == configure_run(name, config, result)
     assert f"sha256:{result['weights_sha256']}" == CHECKSUMS[name] == f"sha256:{config['sha256']}"
     assert MEASURED[name] == result['evaluation']['error'] == pytest.approx(result['test_error'], abs=1e-9)
     assert result['curve'][-1]['test_error'] == result['test_error']
@@ -295,14 +296,14 @@ def test_the_card_is_of_the_run_whose_weights_ship_whichever_seed_that_was(tmp_p
         result = dict(seed=seed, weights_sha256=sha256)
         (tmp_path / f'preact_resnet20.cifar10.seed{seed}.json').write_text(json.dumps(result))
     monkeypatch.setattr('train.cards.RESULTS', tmp_path)
-    assert result_of('preact_resnet20.cifar10')['seed'] == 1
+    assert find_result('preact_resnet20.cifar10')['seed'] == 1
 
 
 @pytest.mark.parametrize('name', SOURCES)
 def test_every_published_source_has_its_card_and_config(name):
     config = json.loads((CARDS / name / 'config.json').read_text())
     assert (CARDS / name / 'README.md').read_text() == card(config)
-    now = json.loads(json.dumps(config_of_source(name)))
+    now = json.loads(json.dumps(configure_source(name)))
     assert {**config, **now} == config
     assert {**config['pretrained_cfg'], **now['pretrained_cfg']} == config['pretrained_cfg']
 

@@ -103,41 +103,6 @@ def test_the_rate_changes_at_the_sources_epochs(name, expected):
     assert epochs == recipe['epochs'] and rates == pytest.approx(expected)
 
 
-def scaling_table():
-    """The README's arithmetic, from the model's own size and the measured rate."""
-    rate = round(json.loads((ROOT / 'train/results/benchmark_imagenet_cuda.json').read_text())['medians'][
-        'preact_resnet200'])
-    size = 4 * sum(p.numel() for p in timm.create_model('preact_resnet200', device='meta').parameters())
-    for batch in (128, 32):
-        alone = batch / rate
-        for network, speed in (('8 x 400 Gb/s', 320e9), ('1 x 100 Gb/s', 10e9)):
-            for gpus in (8, 64, 256):
-                reduce = 2 * (gpus - 1) / gpus * size / (340e9 if gpus == 8 else speed)
-                step = alone / 3 + max(alone * 2 / 3, reduce) + reduce * 25 * 2 ** 20 / size
-                yield (f'| {batch} | {network} | {gpus} | {reduce * 1e3:.1f} | {step * 1e3:.1f} | {alone / step:.1%} | '
-                       f'{gpus * batch / step:,.0f} |')
-
-
-def test_the_scaling_table_follows_from_its_formula():
-    text = (ROOT / 'train' / 'recipes' / 'README.md').read_text()
-    table = text.split('<!-- scaling -->\n')[1].split('\n<!-- /scaling -->')[0]
-    assert table.split('\n')[2:] == list(scaling_table())
-
-
-def trial_table():
-    """What python -m train.trial measured."""
-    runs = json.loads((ROOT / 'train' / 'results' / 'imagenet_trial.json').read_text())['runs']
-    for name, run in runs.items():
-        last = run['epochs'][-1]
-        yield f"| {name} | {last['train_loss']:.2f} | {last['eval_top1']:.1f} | {run['train_top1']:.1f} |"
-
-
-def test_the_trials_table_is_the_result_file():
-    text = (ROOT / 'train' / 'recipes' / 'README.md').read_text()
-    table = text.split('<!-- trial -->\n')[1].split('\n<!-- /trial -->')[0]
-    assert table.split('\n')[2:] == list(trial_table())
-
-
 def crops(name, aspect, count=2000):
     """Sides of a recipe's crops as shares of an image's shorter side, read off the colours of a gradient."""
     recipe = settings(name)

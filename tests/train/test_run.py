@@ -10,9 +10,9 @@ import timm
 import torch
 from support.runs import CPU, TINY, assert_same_bits, ends, outcome
 
+from benchmarks.steps import train_plainly
 from timm_preact.errors import UserError
 from train.batches import PAD, EpochPlan
-from train.benchmark import plain_loop
 from train.recipe import RECIPES, choose_recipe, parameter_groups
 from train.run import FolderTaken, Run, train_together
 
@@ -48,7 +48,7 @@ def test_fifty_steps_are_those_of_a_plain_loop(make, sets, recipe):
     model.to(memory_format=torch.channels_last)  # another memory format sums in another order
     batches = (batch for epoch in range(5) for batch in plain_batches(
         sets[0], mean.astype(np.float32), std.astype(np.float32), EpochPlan.draw(3, epoch, 320, CPU), 32))
-    expected = [loss.item() for loss in plain_loop(model, batches, chosen, 50, amp=False)]
+    expected = [loss.item() for loss in train_plainly(model, batches, chosen, 50, amp=False)]
     mine = []
     for _ in expected:
         run.loss_sum.zero_()

@@ -21,12 +21,12 @@ from typer.testing import CliRunner
 from timm_preact.catalog import PAPER
 from timm_preact.data import load_image_set
 from train.cifar import app as cifar
-from train.evidence import RESULTS, collect, measured, readme_block, report, result_file, shown, table
-from train.pages import filled
+from train.evidence import collect, find_median, format_error, format_report, format_rows, locate_result
+from train.places import DOCS, RESULTS
 from train.recipe import choose_recipe
 from train.rows import CIFAR, FIGURES, PAPER_ROWS, ROWS, SMALL_FIGURES, SMALL_ROWS, Row
 from train.run import lock_folder
-from train.tables import README, app, command_of, data_of, order_of, share_of
+from train.tables import app, command_of, data_of, order_of, share_of
 
 ROOT = Path(__file__).parents[2]
 TINY_ROWS = {f'tiny-{i}': Row(
@@ -71,14 +71,14 @@ def write(results, key, errors, state='finished', train_sha256='a', **changes):
     recipe = json.loads(json.dumps(asdict(choose_recipe(**row.options))))
     for seed, error in enumerate(errors):
         curve = [dict(epoch=1, train_loss=1., test_error=error)] if state == 'finished' else []
-        result_file(results, key, seed, cut=state == 'cut').write_text(json.dumps(dict(dict(
+        locate_result(results, key, seed, cut=state == 'cut').write_text(json.dumps(dict(dict(
             row=key, seed=seed, model=row.model, model_kwargs=row.model_kwargs, recipe=recipe, test_error=error,
             state=state, hardware='a CPU', step=5, iterations=10, curve=curve,
             data=dict(train_sha256=train_sha256, test_sha256='b')), **changes)))
 
 
 def read(results, key, seed):
-    return json.loads(result_file(results, key, seed).read_text())
+    return json.loads(locate_result(results, key, seed).read_text())
 
 
 @pytest.mark.parametrize('key', ROWS)
@@ -121,40 +121,40 @@ def test_the_kinds_of_the_papers_numbers():
         *(f'110-excl_gate_{bias}' for bias in range(0, -6, -1))}
     assert {key for key, kind in kinds.items() if kind == 'run'} == {'1202-orig'}
     assert set(kinds.values()) == {'median', 'fail', 'run'}
-    assert shown(4.92, PAPER_ROWS['1001-full'].mean) == '4.92 (4.89 ± 0.14)'
-    assert shown(24.33) == '24.33'  # above 20, on 100 classes, and no failure
+    assert format_error(4.92, PAPER_ROWS['1001-full'].mean) == '4.92 (4.89 ± 0.14)'
+    assert format_error(24.33) == '24.33'  # above 20, on 100 classes, and no failure
 
 
 def test_a_number_is_the_median_of_the_runs_and_a_diverged_run_counts_as_the_worst(results):
     write(results, '110-full', [6.0, 7.0, 6.5])
-    assert measured(collect(results)['110-full']) == 6.5
+    assert find_median(collect(results)['110-full']) == 6.5
     write(results, '110-orig', [None], state='diverged')
-    assert measured(collect(results)['110-orig']) == float('inf')
-    assert measured([]) is None
+    assert find_median(collect(results)['110-orig']) == float('inf')
+    assert find_median([]) is None
 
 
 def test_a_run_that_was_cut_is_kept_and_does_not_count(results):
     write(results, '110-full', [None], state='cut')
-    assert measured(collect(results)['110-full']) is None
-    assert '| full pre-activation | cifar10 | 6.37 | - | 0 of 5 |' in table(PAPER_ROWS, collect(results))
-    assert 'Not finished: 110-full, seed 0: cut at step 5 of 10.' in report(results, collect(results))
+    assert find_median(collect(results)['110-full']) is None
+    assert '| full pre-activation | cifar10 | 6.37 | - | 0 of 5 |' in format_rows(PAPER_ROWS, collect(results))
+    assert 'Not finished: 110-full, seed 0: cut at step 5 of 10.' in format_report(results, collect(results))
 
 
 def test_the_table_says_how_many_runs_a_number_is_of(results):
     write(results, '110-full', [6.0, 7.0, 6.5])
-    lines = table(PAPER_ROWS, collect(results)).split('\n')
+    lines = format_rows(PAPER_ROWS, collect(results)).split('\n')
     assert '| `110-full` | 2, 3 | full pre-activation | cifar10 | 6.37 | 6.50 | 3 of 5 | 6.00 to 7.00 |' in lines
 
 
 def test_a_number_of_five_runs_or_more_just_says_how_many(results):
     write(results, '110-full', [6.0, 7.0, 6.5, 6.2, 6.3, 6.4])
-    assert '| 6.37 | 6.35 | 6 | 6.00 to 7.00 |' in table(PAPER_ROWS, collect(results))
+    assert '| 6.37 | 6.35 | 6 | 6.00 to 7.00 |' in format_rows(PAPER_ROWS, collect(results))
 
 
 @pytest.mark.parametrize('content', [b'', b'{}', b'[1]', b'\0\0', b'\xff', b'[' * 100_000])
 def test_a_file_that_is_no_result_is_named_and_left_out(results, capsys, content):
     write(results, '110-full', [6.0])
-    result_file(results, '110-full', 1).write_bytes(content)
+    locate_result(results, '110-full', 1).write_bytes(content)
     assert [result['seed'] for result in collect(results)['110-full']] == [0]
     assert '110-full.seed1.json is no result' in capsys.readouterr().err
 
@@ -169,7 +169,7 @@ def test_a_file_that_is_no_result_is_named_and_left_out(results, capsys, content
 ])
 def test_a_result_with_one_field_amiss_is_left_out(results, capsys, field, value):
     write(results, '110-full', [6.1])
-    assert measured(collect(results)['110-full']) == 6.1
+    assert find_median(collect(results)['110-full']) == 6.1
     write(results, '110-full', [6.1], **{field: value})
     assert collect(results) == {}
     assert '110-full.seed0.json is no result' in capsys.readouterr().err
@@ -177,9 +177,9 @@ def test_a_result_with_one_field_amiss_is_left_out(results, capsys, field, value
 
 def test_half_a_result_file_is_left_out(results, capsys):
     write(results, '110-full', [6.0, 7.0])
-    path = result_file(results, '110-full', 1)
+    path = locate_result(results, '110-full', 1)
     path.write_bytes(path.read_bytes()[:100])
-    assert measured(collect(results)['110-full']) == 6.0
+    assert find_median(collect(results)['110-full']) == 6.0
     assert '110-full.seed1.json is no result' in capsys.readouterr().err
 
 
@@ -187,10 +187,10 @@ def test_results_of_other_data_are_never_averaged_with_the_rest(results, capsys)
     write(results, '110-orig', [6.6, 6.7], train_sha256='cifar')
     write(results, '110-full', [6.0, 7.0], train_sha256='cifar')
     write(results, '110-full', [1.0], train_sha256='other')
-    assert measured(collect(results)['110-full']) == 7.0
+    assert find_median(collect(results)['110-full']) == 7.0
     assert '110-full.seed0.json is of other data' in capsys.readouterr().err
     write(results, '110-full', [1.0], data=dict(train_sha256='cifar', test_sha256='other'))
-    assert measured(collect(results)['110-full']) == 7.0
+    assert find_median(collect(results)['110-full']) == 7.0
 
 
 def test_results_of_several_machines_merge_by_copying(results, tmp_path):
@@ -199,7 +199,7 @@ def test_results_of_several_machines_merge_by_copying(results, tmp_path):
         (folder / 'tables').mkdir(parents=True)
         write(folder, key, [error])
         shutil.copytree(folder / 'tables', results / 'tables', dirs_exist_ok=True)
-    assert {key: measured(runs) for key, runs in collect(results).items()} == {'110-full': 6.1, '110-orig': 6.6}
+    assert {key: find_median(runs) for key, runs in collect(results).items()} == {'110-full': 6.1, '110-orig': 6.6}
 
 
 def test_a_missing_run_is_run_once_and_its_result_says_what_made_it(tiny, results, tmp_path):
@@ -412,7 +412,7 @@ def test_a_figure_compares_the_rows_that_have_runs(results, capsys):
     write(results, '20-bn_after_add', [20.5, 20.])
     assert 'small_figure6: 20 layers: BN after addition\n' in succeed('plot', '--results', results)
     assert [path.name for path in results.glob('*.png')] == ['small_figure6.png']
-    assert '![small_figure6](small_figure6.png)' in report(results, collect(results))
+    assert '![small_figure6](small_figure6.png)' in format_report(results, collect(results))
 
 
 def test_every_figure_compares_rows_with_the_original():
@@ -424,9 +424,8 @@ def test_every_figure_compares_rows_with_the_original():
 def test_the_reports_are_what_the_result_files_say():
     """A number in them is re-derived here from the files, without the code that wrote it."""
     found = collect(RESULTS)
-    assert (RESULTS / 'README.md').read_text() == report(RESULTS, found)
-    text = README.read_text()
-    assert '<!-- results -->' in text and filled(text, {'results': lambda: readme_block(found)}) == text
+    assert (RESULTS / 'README.md').read_text() == format_report(RESULTS, found)
+    text = (DOCS / 'tables.md').read_text()
     by_row = {}
     for path in (RESULTS / 'tables').glob('*.json'):
         result = json.loads(path.read_text())
@@ -434,7 +433,7 @@ def test_the_reports_are_what_the_result_files_say():
             by_row.setdefault(result['row'], []).append(result['curve'][-1]['test_error'])
     assert by_row, 'no result ships'
     for key, errors in by_row.items():
-        line = next(line for line in README.read_text().split('\n') if line.startswith(f'| `{key}` |'))
+        line = next(line for line in text.split('\n') if line.startswith(f'| `{key}` |'))
         count = f'{len(errors)} of 5' if len(errors) < 5 else '5'
         assert f'| {statistics.median(errors):.2f} | {count} |' in line
 
