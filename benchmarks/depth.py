@@ -34,6 +34,8 @@ from timm_preact.memory import bytes_kept
 from timm_preact.provenance import quote_command, record
 from train import places
 
+__all__ = ['main']
+
 FAMILIES: Dict[str, Dict[int, str]] = {
     'basic': {
         20: 'preact_resnet20', 56: 'preact_resnet56', 110: 'preact_resnet110', 1202: 'preact_resnet1202_pcv'},

@@ -25,6 +25,8 @@ from timm_preact.provenance import quote_command, record
 from timm_preact.quantization import quantize
 from train import places
 
+__all__ = ['main']
+
 MODEL = 'preact_resnet20.cifar10'
 CALIBRATION, BATCH, THREADS = 500, 250, 2  # images, images a pass, of onnxruntime
 TIMED_BATCHES = (1, 64)

@@ -139,7 +139,7 @@ def main(
 
         def measure_plain(amp: bool) -> float:
             run, = open_runs(model, [0], sets, folder, where)
-            plan = EpochPlan.draw(0, 0, len(sets[0].labels), where)
+            plan = EpochPlan.make(0, 0, len(sets[0].labels), where)
             batch = run.train_batches.train(plan, run.places)
             loop = train_plainly(run.model, iter(lambda: batch, None), run.recipe, run.total, amp)
             run.close()

@@ -174,7 +174,8 @@ class PreActResNet(nn.Module):
         for which in biases:
             _check_choice('biases', which, BIASES)
         # of the paper's layers is known what they hold, and that init_weights sets all of it: equal units are copied
-        copies_units = norm_layer == 'batchnorm2d' and act_layer == 'relu'
+        papers_merge = getattr(MERGES[merge], '__module__', None) == ResidualUnit.__module__
+        copies_units = norm_layer == 'batchnorm2d' and act_layer == 'relu' and papers_merge
         dd = {'device': device, 'dtype': dtype}
         self.num_classes = num_classes
         self.in_chans = in_chans

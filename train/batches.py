@@ -28,7 +28,7 @@ class EpochPlan(NamedTuple):
     flip: torch.Tensor
 
     @classmethod
-    def draw(cls, seed: int, epoch: int, size: int, device: torch.device) -> 'EpochPlan':
+    def make(cls, seed: int, epoch: int, size: int, device: torch.device) -> 'EpochPlan':
         rng = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         offsets = torch.randint(0, 2 * PAD + 1, (2, size), generator=rng)
         flip = torch.rand(size, generator=rng) < 0.5

@@ -15,6 +15,8 @@ from timm_preact.weights import CHECKSUMS, digest_of, for_readers
 from timm_preact.weights.sources import SOURCES
 from train.places import CARDS, RESULTS
 
+__all__ = ['configure_run', 'configure_source', 'find_result', 'format_training', 'make_card', 'make_cards']
+
 TRAINING = """\
 ## Training
 

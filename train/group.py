@@ -64,10 +64,10 @@ class Group:
     def capture(self) -> None:
         """Compile the kernels, run each once on nothing, and capture a step and a test as CUDA graphs."""
         self.net.compile()
-        self.graph, self.test_graph = (self.graph_of(launch) for launch in (self.net.step, self.net.test_batch))
+        self.graph, self.test_graph = (self.capture_graph(launch) for launch in (self.net.step, self.net.test_batch))
         self.net.reset()
 
-    def graph_of(self, launch: Callable[[], None]) -> torch.cuda.CUDAGraph:
+    def capture_graph(self, launch: Callable[[], None]) -> torch.cuda.CUDAGraph:
         launch()
         torch.cuda.synchronize(self.device)
         graph = torch.cuda.CUDAGraph()
@@ -86,7 +86,7 @@ class Group:
             for r, run in enumerate(self.runs):
                 position = run.step % run.steps_per_epoch
                 if run.plan is None or position == 0:
-                    self.place_plan(r, run.draw_plan())
+                    self.place_plan(r, run.make_plan())
                 self.net.places[r].fill_(position * run.recipe.batch_size)
                 self.net.rates[r].fill_(lr_at(run.recipe, run.step, run.total))
                 if run.draws:

@@ -14,5 +14,8 @@ def format_table(sides: str, headings: Sequence[str], rows: Iterable[Sequence[st
         headings: Of the columns.
         rows: Cells, as many a row.
     """
+    def format_row(cells: Sequence[str]) -> str:
+        return f'| {" | ".join(cells)} |'
+
     rule = ''.join(f'{RULES[side]}|' for side in sides)
-    return '\n'.join([f'| {" | ".join(headings)} |', f'|{rule}', *(f'| {" | ".join(cells)} |' for cells in rows)])
+    return '\n'.join([format_row(headings), f'|{rule}', *map(format_row, rows)])

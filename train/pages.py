@@ -78,11 +78,17 @@ def format_names() -> str:
 
 
 def format_sources() -> str:
-    """Format where published weights come from."""
-    return format_table('llllrl', ('name', 'published as', 'by', 'licence', 'top-1 error, %', 'verified by'), (
-        (f'`{name}`', source.upstream, f'[{source.origin.split("/")[2]}]({source.origin})', source.license,
-         f'{source.reported[0]:.2f}', (source.checksum or 'size and structure').partition(':')[0])
-        for name, source in SOURCES.items()))
+    """Format where weights come from: their publishers' files, and ours in the package."""
+    def list_rows() -> Iterator[Tuple[str, ...]]:
+        for name, source in SOURCES.items():
+            project = source.origin.removeprefix('https://').removeprefix('github.com/')
+            checked = (source.checksum or 'size and structure').partition(':')[0]
+            yield (f'`{name}`', source.upstream, f'[{project}]({source.origin})', source.license,
+                   f'{source.reported[0]:.2f}', checked)
+        for name, error in MEASURED.items():
+            yield f'`{name}`', 'in the package', 'ours', 'apache-2.0', f'{error:.2f}', 'sha256'
+
+    return format_table('llllrl', ('name', 'file', 'by', 'licence', 'top-1 error, %', 'verified by'), list_rows())
 
 
 def format_six_results() -> str:

@@ -36,7 +36,7 @@ from train.rows import ROWS, Row
 from train.tables import DATA_FOLDER, data_of, load_sets, rows_named
 
 DRAWS = 3  # of the initial weights
-DRAWN = ('signal', 'growth', 'direct')  # what is kept of every draw; a row's number is the median
+KEPT = ('signal', 'growth', 'direct')  # what is kept of every draw; a row's number is the median
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -52,7 +52,7 @@ def round_numbers(fields: Dict[str, Any]) -> Dict[str, Any]:
 
 def summarise(model: torch.nn.Module, found: Propagation) -> Dict[str, Any]:
     """Summarise what a draw of the weights is remembered by."""
-    return round_numbers(dict(safe=check(model, found).safe, **{what: getattr(found, what) for what in DRAWN}))
+    return round_numbers(dict(safe=check(model, found).safe, **{what: getattr(found, what) for what in KEPT}))
 
 
 def measure_row(row: Row, images: ImageSet, count: int, draws: int, run: Optional[Path]) -> Dict[str, Any]:
@@ -137,7 +137,7 @@ def average_kept_at_changes(found: Propagation) -> float:
 
 # What is said of a row in the state that is drawn in the pictures
 OF_STATE = {
-    **{what: operator.attrgetter(what) for what in DRAWN},
+    **{what: operator.attrgetter(what) for what in KEPT},
     'branch': lambda found: np.nanmedian(found.branch_var / found.stream_var),
     'factors': lambda found: found.scaling_product[0],
     'eq4': lambda found: np.nanmax(found.eq4_deviation[find_inside(found)]),
@@ -155,7 +155,7 @@ def look_up(key: str, measured: Dict[str, Dict[str, Any]], results: Dict[str, An
     if what in ('paper', 'ours'):
         error = ROWS[row].paper if what == 'paper' else find_median_error(results[row])
         return error if isinstance(error, str) else f'{error:.2f}'
-    if what in DRAWN:
+    if what in KEPT:
         return format_number(statistics.median(draw[what] for draw in measured[row]['draws']))
     state, _, what = what.rpartition('.')
     return format_number(OF_STATE[what](measured[row][state or 'initial']))

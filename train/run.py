@@ -37,7 +37,7 @@ from train.figures import plot_run
 from train.group import Group, crews_of
 from train.recipe import Recipe, lr_at, parameter_groups
 
-__all__ = ['FolderTaken', 'Run', 'local_device', 'train_together']
+__all__ = ['FolderTaken', 'Run', 'local_device', 'peak_memory', 'train_together']
 
 EAGER_STEPS = 3  # before a capture: cuDNN chooses its algorithms, the allocator finds its sizes
 
@@ -167,10 +167,10 @@ class Run:
             return self.group.on_stream()
         return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
 
-    def draw_plan(self) -> EpochPlan:
+    def make_plan(self) -> EpochPlan:
         """The plan of the epoch that the next step is in."""
         epoch = self.step // self.steps_per_epoch
-        plan = EpochPlan.draw(self.settings['seed'], epoch, len(self.train_batches.labels), self.device)
+        plan = EpochPlan.make(self.settings['seed'], epoch, len(self.train_batches.labels), self.device)
         self.plan = self.plan or plan
         for mine, drawn in zip(self.plan, plan, strict=True):
             mine.copy_(drawn)
@@ -180,7 +180,7 @@ class Run:
         """Fill in what changes from step to step, then launch the step."""
         seed, position = self.settings['seed'], self.step % self.steps_per_epoch
         if self.plan is None or position == 0:
-            self.draw_plan()
+            self.make_plan()
         self.place.fill_(position * self.recipe.batch_size + self.rank * self.share)
         self.lr.fill_(lr_at(self.recipe, self.step, self.total))
         if not self.draws:

@@ -54,6 +54,8 @@ from train.recipe import choose_recipe
 from train.rows import CIFAR, DATA, FIGURES, ROWS, SMALL_FIGURES, Row
 from train.run import FolderTaken, Run, local_device, train_together
 
+__all__ = ['DATA_FOLDER', 'app', 'command_of', 'data_of', 'load_sets', 'order_of', 'rows_named', 'share_of']
+
 DATA_FOLDER = 'data'
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)

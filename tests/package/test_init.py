@@ -10,7 +10,7 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 import timm_preact  # noqa: F401
-from timm_preact.unit import PLACEMENTS, ZeroPadShortcut
+from timm_preact.unit import MERGES, PLACEMENTS, Merge, ZeroPadShortcut
 
 IMAGENET = dict(layers=(1, 1, 1, 1))
 
@@ -197,3 +197,22 @@ def test_biases_of_convolutions_start_at_zero():
     model = timm.create_model('preact_resnet50_keras', layers=(1, 1, 1, 1))
     biases = [m.bias for m in model.modules() if isinstance(m, nn.Conv2d) and m.bias is not None]
     assert len(biases) == 9 and not any(bias.any() for bias in biases)
+
+
+class Mixing(Merge):
+    """A merge of one's own, with a matrix in it."""
+
+    def __init__(self, channels, device=None, dtype=None):
+        super().__init__()
+        self.mix = nn.Conv2d(channels, channels, 1, device=device, dtype=dtype)
+
+    def forward(self, shortcut, residual):
+        return shortcut + self.mix(residual)
+
+
+def test_a_merge_of_ones_own_keeps_the_weights_of_its_constructor_in_every_unit(monkeypatch):
+    monkeypatch.setitem(MERGES, 'mixing', Mixing)
+    model = timm.create_model('preact_resnet20', merge='mixing')
+    weights = [merge.mix.weight for merge in modules(model, Mixing)]
+    assert len(weights) == 9 and len({weight.data_ptr() for weight in weights}) == 9
+    assert all(0.01 < weight.std() * weight.shape[1] ** 0.5 < 1 for weight in weights)

@@ -1,7 +1,10 @@
-"""Who imports whom: torch, timm <- kernels <- memory <- unit <- init <- preact_resnet <- all built on it <- cli."""
+"""Who imports whom: torch, timm <- kernels <- memory <- unit <- init <- preact_resnet <- all built on it <- cli;
+timm_preact <- train <- benchmarks <- pages."""
 import ast
+import functools
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -33,14 +36,31 @@ def name_of(path):
     return '.'.join(parts[:-1] if parts[-1] == '__init__' and len(parts) > 1 else parts)
 
 
+# Of train/: those that show or call what benchmarks/ measures
+ABOVE_BENCHMARKS = {'pages', 'benchmark', 'growth', 'quantization'}
+
+
 MODULES = {name_of(path): path for path in sorted((ROOT / 'timm_preact').rglob('*.py'))}
 TRAINING = sorted((ROOT / 'train').rglob('*.py'))
+MEASURING = sorted((ROOT / 'benchmarks').rglob('*.py'))
+FILES = {'.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__'): path
+         for path in (*MODULES.values(), *TRAINING, *MEASURING)}
 
 
+@functools.lru_cache
+def nodes_of(path):
+    """Of the syntax tree of a file, but for what is there for type checkers alone."""
+    tree = ast.parse(path.read_text())
+    tree.body = [node for node in tree.body
+                 if not (isinstance(node, ast.If) and ast.unparse(node.test) == 'TYPE_CHECKING')]
+    return tree.body, list(ast.walk(tree))
+
+
+@functools.lru_cache
 def imports(path):
     """(module, name) of every import in a file, inside functions too; relative ones by their full name."""
     found = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes_of(path)[1]:
         if isinstance(node, ast.Import):
             found += [(alias.name, '') for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -66,9 +86,10 @@ def layer_of(module):
     return next(i for i, names in enumerate(LAYERS) if place in names)
 
 
+@functools.lru_cache
 def attributes(path):
     """Dotted names such as 'timm.models.list_models' that a file uses."""
-    return {ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+    return {ast.unparse(node) for node in nodes_of(path)[1] if isinstance(node, ast.Attribute)}
 
 
 @pytest.mark.parametrize('module', MODULES)
@@ -109,6 +130,21 @@ def test_the_package_does_not_know_its_trainer_or_its_tests(module):
 
 
 @pytest.mark.parametrize('path', TRAINING, ids=lambda path: path.stem)
+def test_the_trainer_stands_below_what_measures_it(path):
+    if path.stem not in ABOVE_BENCHMARKS:
+        assert not {name.split('.')[0] for name, _ in imports(path)} & {'benchmarks', 'tests'}
+
+
+def test_no_import_comes_back_to_where_it_began():
+    """Over all rooms, imports inside functions included."""
+    graph = {}
+    for name, path in FILES.items():
+        found = {f'{module}.{inside}' if f'{module}.{inside}' in FILES else module for module, inside in imports(path)}
+        graph[name] = found & FILES.keys() - {name}
+    assert list(TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+@pytest.mark.parametrize('path', TRAINING, ids=lambda path: path.stem)
 def test_the_trainer_reaches_models_by_name_alone(path):
     networks = {'unit', 'init', 'preact_resnet'}
     assert not ours(path) & networks
@@ -133,7 +169,7 @@ def test_one_private_name_of_timm_is_used():
 
 def public(path):
     """The names in a file's __all__, None where it has none."""
-    for node in ast.parse(path.read_text()).body:
+    for node in nodes_of(path)[0]:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == '__all__':
             return set(ast.literal_eval(node.value))
     return None
@@ -142,7 +178,7 @@ def public(path):
 def defined(path):
     """The names that a file's top level defines or imports."""
     names = set()
-    for node in ast.parse(path.read_text()).body:
+    for node in nodes_of(path)[0]:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             names.add(node.name)
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
@@ -153,24 +189,25 @@ def defined(path):
     return names
 
 
+@functools.lru_cache
 def names_taken():
-    """Module of the package -> the names that other files of the package and the trainer import from it."""
+    """Module -> the names that files of other rooms and its own import from it."""
     taken = {}
-    for path in [*MODULES.values(), *TRAINING]:
+    for path in FILES.values():
         for module, name in imports(path):
-            package, _, inside = module.partition('.')
-            if package == 'timm_preact' and name and f'{inside}.{name}'.strip('.') not in MODULES:
-                taken.setdefault(inside or '__init__', set()).add(name)
+            if module in FILES and name and f'{module}.{name}' not in FILES:
+                taken.setdefault(module, set()).add(name)
     return taken
 
 
-@pytest.mark.parametrize('module', sorted(MODULES.keys() - {'__init__', '__main__', 'version'}))
+@pytest.mark.parametrize('module', sorted(FILES.keys() - {
+    'timm_preact', 'timm_preact.__main__', 'timm_preact.version', 'train', 'benchmarks'}))
 def test_all_says_what_others_import(module):
-    """Of `__init__`, `__main__` and version it would say nothing that their one line does not."""
-    names = public(MODULES[module])
-    assert names is not None, f'{module} has no __all__'
-    assert names <= defined(MODULES[module])
-    assert names_taken().get(module, set()) <= names
+    """Of an `__init__` without a name of its own it would say nothing; a script that nobody imports needs none."""
+    names, taken = public(FILES[module]), names_taken().get(module, set())
+    assert names is not None or (not taken and not module.startswith('timm_preact')), f'{module} has no __all__'
+    assert (names or set()) <= defined(FILES[module])
+    assert taken <= (names or set())
 
 
 def test_importing_the_package_brings_in_nothing_heavy():

@@ -61,7 +61,7 @@ class Beside:
         self.replicas = Replicas(models, recipe, self.batches, self.tests, device, dtype)
         self.optimizers = [torch.optim.SGD(
             parameter_groups(m, recipe), lr=0.1, momentum=recipe.momentum, nesterov=recipe.nesterov) for m in models]
-        self.plans = [EpochPlan.draw(r, 0, len(train.labels), device) for r in range(len(models))]
+        self.plans = [EpochPlan.make(r, 0, len(train.labels), device) for r in range(len(models))]
         for r, (model, plan) in enumerate(zip(models, self.plans, strict=True)):
             self.replicas.put(r, model, {name: torch.zeros_like(p) for name, p in model.named_parameters()})
             for mine, drawn in zip(self.replicas.plan[:, r], plan, strict=True):

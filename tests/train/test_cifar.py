@@ -83,7 +83,7 @@ def test_augmentation_is_zero_padding_crop_and_flip_of_the_normalised_image(samp
     mean = torch.from_numpy(sample.images.mean(0) / 255).float() if mean_image else torch.tensor([0.5, 0.4, 0.3])
     std = torch.tensor([0.2, 0.3, 0.4])
     batches = Batches(sample, mean, std, torch.device('cpu'))
-    plan = EpochPlan.draw(0, 3, len(sample.labels), torch.device('cpu'))
+    plan = EpochPlan.make(0, 3, len(sample.labels), torch.device('cpu'))
     x, y = batches.train(plan, torch.arange(64, 192))
     assert x.is_contiguous(memory_format=torch.channels_last)
     for place, image, label in zip(range(64, 192), x, y, strict=True):
@@ -98,7 +98,7 @@ def test_augmentation_is_zero_padding_crop_and_flip_of_the_normalised_image(samp
 
 
 def test_an_epoch_is_a_function_of_seed_and_number():
-    draw = [EpochPlan.draw(seed, epoch, 1000, torch.device('cpu')) for seed, epoch in ((0, 1), (0, 1), (1, 1), (0, 2))]
+    draw = [EpochPlan.make(seed, epoch, 1000, torch.device('cpu')) for seed, epoch in ((0, 1), (0, 1), (1, 1), (0, 2))]
     assert all(torch.equal(a, b) for a, b in zip(draw[0], draw[1], strict=True))
     assert not torch.equal(draw[0].order, draw[2].order) and not torch.equal(draw[0].order, draw[3].order)
     assert draw[0].order.sort().values.equal(torch.arange(1000))

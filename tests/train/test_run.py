@@ -47,7 +47,7 @@ def test_fifty_steps_are_those_of_a_plain_loop(make, sets, recipe):
     model = timm.create_model('preact_resnet20', num_classes=10, **TINY).train()
     model.to(memory_format=torch.channels_last)  # another memory format sums in another order
     batches = (batch for epoch in range(5) for batch in plain_batches(
-        sets[0], mean.astype(np.float32), std.astype(np.float32), EpochPlan.draw(3, epoch, 320, CPU), 32))
+        sets[0], mean.astype(np.float32), std.astype(np.float32), EpochPlan.make(3, epoch, 320, CPU), 32))
     expected = [loss.item() for loss in train_plainly(model, batches, chosen, 50, amp=False)]
     mine = []
     for _ in expected:
