@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from timm_preact.catalog import PAPER
 from timm_preact.data import load_image_set
+from timm_preact.provenance import find_commit
 from train.cifar import app as cifar
 from train.evidence import collect, find_median, format_error, format_report, format_rows, locate_result
 from train.places import DOCS, RESULTS
@@ -275,8 +276,10 @@ def test_a_run_that_cannot_go_on_does_not_stop_the_others(tiny, results, tmp_pat
 
 def test_without_git_a_result_has_no_commit(tiny, results, monkeypatch):
     monkeypatch.setenv('PATH', '')
+    find_commit.cache_clear()  # of the tests before this one
     succeed('run', 'tiny-0', '--seeds', 1, *tiny)
     assert read(results, 'tiny-0', 0)['commit'] is None
+    find_commit.cache_clear()
 
 
 def test_a_run_that_diverges_is_kept_marked_and_not_run_again(tiny, results, monkeypatch):
@@ -313,14 +316,24 @@ def test_a_rank_of_torchrun_takes_its_share(monkeypatch):
     assert share_of(None) == slice(2, None, 4) and share_of('0/2') == slice(0, None, 2)
 
 
+# Other rows of the same names, for campaigns that are stopped
+LONGER_ROWS = {f'tiny-{i}': Row(
+    '-', f'case {i}', 'preact_resnet20', None, model_kwargs=TINY,
+    options=dict(recipe='modern', epochs=4, batch_size=32)) for i in range(3)}
 SMALL_CAMPAIGN = f"""
 from train.tables import ROWS, app
 from train.rows import Row
-for i in range(3):
-    ROWS[f'tiny-{{i}}'] = Row('-', f'case {{i}}', 'preact_resnet20', None, model_kwargs={TINY},
-                              options=dict(recipe='modern', epochs=4, batch_size=32))
+ROWS.update({LONGER_ROWS})
 app()
 """
+
+
+@pytest.fixture
+def longer(tiny, monkeypatch):
+    """Of this process the rows of `campaign` too."""
+    for key, row in LONGER_ROWS.items():
+        monkeypatch.setitem(ROWS, key, row)
+    return tiny
 
 
 def campaign(*arguments, **options):
@@ -330,20 +343,21 @@ def campaign(*arguments, **options):
                             stderr=subprocess.PIPE, text=True, **options)
 
 
-def test_a_campaign_killed_at_any_moment_loses_no_checkpoint_and_counts_no_run_twice(tiny, results, tmp_path):
+def test_a_campaign_killed_at_any_moment_loses_no_checkpoint_and_counts_no_run_twice(longer, results, tmp_path):
     """SIGKILL after the first checkpoints, twice, then to the end: the results are those of a campaign left alone."""
     runs = tmp_path / 'runs'
     for checkpoints in (1, 3):
-        process = campaign(*tiny)
+        process = campaign(*longer)
         while process.poll() is None and len(list(runs.glob('*/checkpoint.pt'))) < checkpoints:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.communicate()
     assert len(list(runs.glob('*/checkpoint.pt'))) == 3
-    output, errors = campaign(*tiny).communicate()
+    output = succeed('run', 'tiny-*', '--seeds', 1, '--together', 3, *longer)
     assert sorted(line for line in output.split('\n') if line.endswith(': finished')) == [
-        f'tiny-{i}, seed 0: finished' for i in range(3)], errors
-    alone, _ = campaign(*tiny[:2], '--runs', tmp_path / 'whole', '--results', tmp_path / 'whole_results').communicate()
+        f'tiny-{i}, seed 0: finished' for i in range(3)]
+    succeed('run', 'tiny-*', '--seeds', 1, '--together', 3, *longer[:2], '--runs', tmp_path / 'whole', '--results',
+            tmp_path / 'whole_results')
     for i in range(3):
         killed, whole = (read(folder, f'tiny-{i}', 0) for folder in (results, tmp_path / 'whole_results'))
         assert killed['weights_sha256'] == whole['weights_sha256'] and len(killed['curve']) == len(whole['curve']) == 4
@@ -357,9 +371,9 @@ def test_two_campaigns_at_once_share_the_runs(tiny, results):
     assert sorted(ended) == [f'tiny-{i}, seed 0: finished' for i in range(3)], outputs
 
 
-def test_a_disk_that_is_full_ends_with_a_sentence_and_what_was_written_is_whole(tiny, results, tmp_path):
+def test_a_disk_that_is_full_ends_with_a_sentence_and_what_was_written_is_whole(longer, results, tmp_path):
     """A limit on the size of files in place of a full disk: the checkpoint does not fit, the result file would."""
-    whole = campaign(*tiny)
+    whole = campaign(*longer)
     while whole.poll() is None and len(list((tmp_path / 'runs').glob('*/checkpoint.pt'))) < 3:
         time.sleep(0.01)
     whole.send_signal(signal.SIGKILL)
@@ -370,14 +384,14 @@ def test_a_disk_that_is_full_ends_with_a_sentence_and_what_was_written_is_whole(
         import resource
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
-    process = campaign(*tiny, preexec_fn=limit)
+    process = campaign(*longer, preexec_fn=limit)
     _, errors = process.communicate()
     assert process.returncode == 2
     assert errors.strip().split('\n')[-1].startswith('error: File too large: ')
     assert 'checkpoint.pt' in errors
     assert {path: path.read_bytes() for path in before} == before
     assert not list((results / 'tables').iterdir())
-    assert campaign(*tiny).wait() == 0
+    succeed('run', 'tiny-*', '--seeds', 1, '--together', 3, *longer)
 
 
 def test_own_data_is_kept_out_of_the_papers_tables(tiny, tmp_path, small_folder, monkeypatch):
