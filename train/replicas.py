@@ -40,7 +40,7 @@ class Tiling(NamedTuple):
 
 
 # By the larger number of channels, for 3x3 kernels with stride 1: what was fastest on an H100 with 5 replicas in a
-# prototype of these kernels; `train.gpu` measures others
+# prototype of these kernels; `benchmarks.gpu` measures others
 FORWARD = {16: Tiling(2, 2, 128, 4, 3), 32: Tiling(2, 2, 64, 4, 2), 64: Tiling(1, 1, 64, 4, 3)}
 BACKWARD = {16: Tiling(1, 2, 128, 4, 2), 32: Tiling(1, 2, 128, 4, 2), 64: Tiling(1, 1, 128, 4, 2)}
 WEIGHT = {16: Tiling(1, 2, 64, 4, 3), 32: Tiling(1, 2, 64, 8, 2), 64: Tiling(1, 1, 64, 4, 3)}

@@ -63,7 +63,7 @@ def test_a_recipe_says_its_command_cost_and_source(name):
 
 @pytest.mark.parametrize('depth', ['152', '200'])
 def test_the_costs_follow_from_the_measured_rates(depth):
-    rate = json.loads((ROOT / 'train/results/benchmark_imagenet_cuda.json').read_text())['medians'][
+    rate = json.loads((ROOT / 'benchmarks/results/benchmark_imagenet_cuda.json').read_text())['medians'][
         f'preact_resnet{depth}']
     for name in RECIPES:
         if name.startswith(f'imagenet_preact_resnet{depth}'):
