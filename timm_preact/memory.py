@@ -182,7 +182,7 @@ def bytes_kept(model: nn.Module, compute: Callable[[], torch.Tensor]) -> Tuple[i
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # its own node's output would hold the node, and the graph, for ever
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = compute()  # while it lives so does all that is kept: no address comes twice
