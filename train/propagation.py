@@ -193,11 +193,13 @@ MERGE_ROWS = (
 LAYERS_110 = tuple(f'110-{row}' for row in (*PLACEMENT_ROWS, *MERGE_ROWS))
 NOT_TRAINED = ('const_scale_0_1', 'excl_gate_-4')
 LAYERS_20 = tuple(f'20-{row}' for row in (*PLACEMENT_ROWS, *MERGE_ROWS) if row not in NOT_TRAINED)
+TRAINED_110 = ('110-orig-modern', '110-full-modern')
 GATES = tuple(f'110-excl_gate_{bias}' for bias in range(0, -8, -1))
 OTHERS = ('110-1layer-orig', '110-1layer', '164-orig', '164-bn_after_add', '164-relu_before_add', '164-relu_only',
           '164-full', '1001-orig', '1001-full')
 PICTURES: Dict[str, Tuple[str, ...]] = {
-    'layers_110': LAYERS_110, 'layers_1001': ('1001-orig', '1001-full'), 'layers_20': LAYERS_20}
+    'layers_110': LAYERS_110, 'layers_1001': ('1001-orig', '1001-full'), 'layers_20': LAYERS_20,
+    'trained_110': TRAINED_110}
 INITIAL = (('paper, error %', 'paper'), ('direct', 'direct'), ('gradient', 'growth'), ('signal', 'signal'),
            ('factors', 'factors'), ('Eq. 4 off by', 'eq4'), ('Eq. 5 off by', 'eq5'))
 TRAINED = (('ours, error %', 'ours'), ('direct', 'direct'), ('... trained', 'trained.direct'),
@@ -205,7 +207,7 @@ TRAINED = (('ours, error %', 'ours'), ('direct', 'direct'), ('... trained', 'tra
            ('... trained', 'trained.factors'), ('dead ReLUs, %', 'dead'), ('... trained', 'trained.dead'))
 TABLES = {
     'layers_110': (LAYERS_110, INITIAL), 'others': (OTHERS, INITIAL), 'layers_20': (LAYERS_20, TRAINED),
-    'gates': (GATES, (*INITIAL[:5], ('branch', 'branch')))}
+    'trained_110': (TRAINED_110, TRAINED), 'gates': (GATES, (*INITIAL[:5], ('branch', 'branch')))}
 
 
 # Where the picture of errors has a point's name, in points from it, if not a little above on the right
