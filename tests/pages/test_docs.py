@@ -69,7 +69,7 @@ def test_measured_files_say_where_they_come_from_and_are_whole(measured):
         assert result['command'].startswith('python -m train.propagation measure')
         assert result['data_sha256'] == CIFAR['cifar10'][0] and result['versions']['torch'] and result['hardware']
         assert len(result['draws']) == propagation.DRAWS and result['initial'].model == ROWS[row].model
-    for row in propagation.LAYERS_20:
+    for row in (*propagation.LAYERS_20, *propagation.TRAINED_110):
         run = json.loads((RESULTS / 'tables' / f"{measured[row]['run']}.json").read_text())
         assert run['weights_sha256'] == measured[row]['weights_sha256'], 'measured weights are those of a result'
 
