@@ -691,13 +691,14 @@ _KERAS_ARGS = {
 MODEL_ARGS: Dict[str, Dict[str, Any]] = {
     **_CIFAR_ARGS, **_IMAGENET_ARGS, **_CIFAR_PCV_ARGS, **_CIFAR_CHEN_ARGS, **_FB_ARGS, **_KERAS_ARGS}
 
-# A bare CIFAR name has 10 classes whatever weights exist: its first tag is marked as the default.
+# A bare CIFAR name has 10 classes whatever weights exist: its first tag is marked as the default. Publishers' tags of such
+# names come before it: timm puts the first tag with weights in front of those that it knows.
 default_cfgs = generate_default_cfgs({
+    **{name: _cfg_cifar_aka(name) for name in SOURCES if name.endswith('.aka_cifar10')},
     **{f'{name}.cifar10*': _cfg_cifar(f'{name}.cifar10') for name in _CIFAR_ARGS},
     **{f'{name}.cifar100': _cfg_cifar(f'{name}.cifar100') for name in _CIFAR_ARGS},
     **{name: _cfg_in1k_pcv(name) for name in SOURCES if name.endswith('.pcv_in1k')},
     **{f'{name}.in1k': _cfg_in1k_paper(f'{name}.in1k') for name in (*_IMAGENET_ARGS, *_FB_ARGS)},
-    **{name: _cfg_cifar_aka(name) for name in SOURCES if name.endswith('.aka_cifar10')},
     **{name: _cfg_cifar_pcv(name) for name in SOURCES if name.partition('.')[0] in _CIFAR_PCV_ARGS},
     **{name: _cfg_cifar_chen(name) for name in SOURCES if name.partition('.')[0] in _CIFAR_CHEN_ARGS},
     **{f'{name}.in1k': _cfg_in1k_keras(f'{name}.in1k') for name in _KERAS_ARGS},
