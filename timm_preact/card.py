@@ -5,7 +5,7 @@ from .catalog import MEASURED, PAPER, SIZES, depth_of
 from .preact_resnet import MODEL_ARGS
 from .unit import PLACEMENTS
 from .weights import LEAST_DIGITS
-from .weights.sources import LICENSES, SOURCES
+from .weights.sources import CONVERSIONS, LICENSES, SOURCES
 
 __all__ = ['DATA_SETS', 'card']
 
@@ -58,9 +58,12 @@ ORIGIN = """\
 
 Converted by `timm-preact convert {name}` from [{upstream}]({url}),
 published by [{publisher}]({publisher}) under {license}.
-The tensors are theirs, renamed, and transposed where their format differs; the conversion is tested by logits against
-their implementation.
+{conversion}
 {checksum}"""
+
+CONVERSION = """\
+The tensors are theirs, renamed, and transposed where their format differs; the conversion is tested by logits against
+their implementation."""
 
 FILE_ORIGIN = """\
 ## Origin
@@ -165,4 +168,4 @@ def _origin(name: str) -> str:
                     'file seen is recorded and holds from then on.')
     return ORIGIN.format(
         name=name, upstream=source.upstream, url=source.url, publisher=source.origin, checksum=checksum,
-        license=LICENSES.get(source.origin, source.license))
+        license=LICENSES.get(source.origin, source.license), conversion=CONVERSIONS.get(source.origin, CONVERSION))

@@ -467,6 +467,9 @@ def find_fitting(
     Returns:
         The names; and where there are none, which name comes nearest and what it lacks, None where no name has any of
         the tensors.
+
+    Raises:
+        Exception: No network takes the arguments; the class is what one of them raises.
     """
     source = source_of(state_dict)
     keymap = KEY_MAPS.get(source, OURS)
@@ -474,21 +477,28 @@ def find_fitting(
     rows = {name: {**args, **keymap.model_args, **(model_args or {})} for name, args in MODEL_ARGS.items()
             if re.fullmatch(rf'preact_resnet\d+{keymap.names}', name)}
     distances = {name: _distance_in_convs(convs, args) for name, args in rows.items()}
-    names, nearest = [], {}
+    names, nearest, refused = [], {}, None
     for name, distance in distances.items():
         if distance > min(distances.values()):
             continue
-        model = PreActResNet(**rows[name], device='meta')
+        try:
+            model = PreActResNet(**rows[name], device='meta')
+        except Exception as e:  # whatever arguments do to a network that they are not for
+            refused = e
+            continue
         try:
             to_ours(state_dict, source, model)
             names.append(name)
         except LayoutError as e:
             shared = sum(_has_tensor(state_dict, keymap, *item) for item in model.state_dict().items())
             nearest[name] = shared, str(e)
-    name = max(nearest, key=lambda name: nearest[name][0], default=None)
-    if names or name is None or not nearest[name][0]:
+    if names:
         return names, None
-    return names, f'{name} comes nearest: {nearest[name][1]}'
+    if not nearest:
+        raise refused
+    name = max(nearest, key=lambda name: nearest[name][0])
+    shared, problem = nearest[name]
+    return [], f'{name} comes nearest: {problem}' if shared else None
 
 
 def _distance_in_convs(convs: int, args: Dict[str, Any]) -> int:
@@ -691,8 +701,8 @@ _KERAS_ARGS = {
 MODEL_ARGS: Dict[str, Dict[str, Any]] = {
     **_CIFAR_ARGS, **_IMAGENET_ARGS, **_CIFAR_PCV_ARGS, **_CIFAR_CHEN_ARGS, **_FB_ARGS, **_KERAS_ARGS}
 
-# A bare CIFAR name has 10 classes whatever weights exist: its first tag is marked as the default. Publishers' tags of such
-# names come before it: timm puts the first tag with weights in front of those that it knows.
+# A bare CIFAR name has 10 classes whatever weights exist: its first tag is marked as the default. Publishers' tags of
+# such names come before it: timm puts the first tag with weights in front of those that it knows.
 default_cfgs = generate_default_cfgs({
     **{name: _cfg_cifar_aka(name) for name in SOURCES if name.endswith('.aka_cifar10')},
     **{f'{name}.cifar10*': _cfg_cifar(f'{name}.cifar10') for name in _CIFAR_ARGS},

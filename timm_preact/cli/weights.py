@@ -16,7 +16,7 @@ def convert(
                  '.pth, .th, .safetensors.')],
         to: Annotated[Path, typer.Option(help='New folder.')],
         name: Annotated[Optional[str], typer.Option(
-            help='For a file: the network, with a tag of your choice; if not given, the one that the file fits.')] = None,
+            help='For a file: the network, with a tag of your choice; without it, the one that fits.')] = None,
         license: Annotated[Optional[str], typer.Option(help='For a file: its licence, e.g. apache-2.0.')] = None,
         model_kwargs: ModelKwargs = None,
 ) -> None:

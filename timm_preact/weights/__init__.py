@@ -17,8 +17,9 @@ from ..files import write_atomically
 from .sources import SOURCES
 
 __all__ = [
-    'CHECKSUMS', 'LEAST_DIGITS', 'SHIPPED', 'TIMM_KEYS', 'WeightsError', 'check_finite', 'digest_of', 'export_model', 'find_weights',
-    'for_readers', 'has_checksum', 'read_checkpoint', 'read_config', 'read_weights', 'shipped_weights', 'verify',
+    'CHECKSUMS', 'LEAST_DIGITS', 'SHIPPED', 'TIMM_KEYS', 'WeightsError', 'check_finite', 'digest_of', 'export_model',
+    'find_weights', 'for_readers', 'has_checksum', 'read_checkpoint', 'read_config', 'read_weights', 'shipped_weights',
+    'verify',
 ]
 
 SHIPPED = Path(__file__).parent / 'shipped'

@@ -180,8 +180,8 @@ def to_ours(
         if tensor is None and (key.endswith('tracked') or (keymap.bias_optional and re.search(r'conv\d?\.bias$', key))):
             tensor = torch.zeros(target.shape, dtype=target.dtype)
         if tensor is None:
-            ours_too = '' if theirs == key else f', which would be {key},'
-            raise LayoutError(f'{keymap.title}: {theirs}{ours_too} is missing.')
+            would_be = f', which would be {key},' if keymap.modules else ''
+            raise LayoutError(f'{keymap.title}: {theirs}{would_be} is missing.')
         shape = tuple(tensor.shape)
         if key == 'head.fc.weight' and keymap.conv_head:
             tensor = tensor.flatten(1)

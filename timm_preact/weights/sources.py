@@ -7,7 +7,7 @@ where a file was at hand here, all of its digits are known.
 """
 from typing import Dict, NamedTuple, Optional, Tuple
 
-__all__ = ['LICENSES', 'SOURCES', 'Source']
+__all__ = ['CONVERSIONS', 'LICENSES', 'SOURCES', 'Source']
 
 PYTORCHCV = 'https://github.com/osmr/imgclsmob'
 FAIR = 'https://github.com/facebookarchive/fb.resnet.torch'
@@ -17,6 +17,13 @@ KERAS = 'https://storage.googleapis.com/tensorflow/keras-applications/resnet'
 
 # What a licence's identifier on the Hub cannot say
 LICENSES = {FAIR: 'BSD 3-clause with an additional grant of patent rights (PATENTS, version 2)'}
+# What a conversion is and how it is tested, where it is another than that of most
+CONVERSIONS = {
+    AKAMASTER: 'The tensors are theirs, renamed, their channels in the order that our shortcuts ask for; the conversion '
+               'is tested\nby logits against their network as the tests write it anew.',
+    CHENYAOFO: 'The tensors are theirs, renamed; the conversion is tested by logits against their network as the tests '
+               'write it\nanew.',
+}
 
 
 class Source(NamedTuple):
