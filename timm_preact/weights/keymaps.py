@@ -40,7 +40,7 @@ class KeyMap(NamedTuple):
     title: str
     mark: str
     modules: Dict[str, str]
-    names: str
+    names: str = r'\w*'
     absent: Tuple[str, ...] = ()
     conv_head: bool = False
     bias_optional: bool = False
@@ -147,7 +147,7 @@ KEY_MAPS: Dict[str, KeyMap] = {
         centred_shortcuts=True),
 }
 
-OURS = KeyMap('timm_preact', mark='stem.conv.weight', modules={}, names=r'\w*')
+OURS = KeyMap('timm_preact', mark='stem.conv.weight', modules={})
 
 
 def source_of(state_dict: Dict[str, torch.Tensor]) -> Optional[str]:
