@@ -19,10 +19,11 @@ KERAS = 'https://storage.googleapis.com/tensorflow/keras-applications/resnet'
 LICENSES = {FAIR: 'BSD 3-clause with an additional grant of patent rights (PATENTS, version 2)'}
 # What a conversion is and how it is tested, where it is another than that of most
 CONVERSIONS = {
-    AKAMASTER: 'The tensors are theirs, renamed, their channels in the order that our shortcuts ask for; the conversion\n'
-               'is tested by logits against their network as the tests write it anew.',
-    CHENYAOFO: 'The tensors are theirs, renamed; the conversion is tested by logits against their network as the tests\n'
-               'write it anew.',
+    AKAMASTER: """\
+The tensors are theirs, renamed, their channels in the order that our shortcuts ask for; the conversion is tested by
+logits against their network as the tests write it anew.""",
+    CHENYAOFO: """\
+The tensors are theirs, renamed; the conversion is tested by logits against their network as the tests write it anew.""",
 }
 
 
