@@ -23,7 +23,8 @@ CONVERSIONS = {
 The tensors are theirs, renamed, their channels in the order that our shortcuts ask for; the conversion is tested by
 logits against their network as the tests write it anew.""",
     CHENYAOFO: """\
-The tensors are theirs, renamed; the conversion is tested by logits against their network as the tests write it anew.""",
+The tensors are theirs, renamed; the conversion is tested by logits against their network as the tests write it
+anew.""",
 }
 
 
