@@ -4,7 +4,8 @@ from typing import Any, Dict, List
 from .catalog import MEASURED, PAPER, SIZES, depth_of
 from .preact_resnet import MODEL_ARGS
 from .unit import PLACEMENTS
-from .weights.sources import LICENSES, SOURCES
+from .weights import LEAST_DIGITS
+from .weights.sources import CONVERSIONS, LICENSES, SOURCES
 
 __all__ = ['DATA_SETS', 'card']
 
@@ -57,9 +58,12 @@ ORIGIN = """\
 
 Converted by `timm-preact convert {name}` from [{upstream}]({url}),
 published by [{publisher}]({publisher}) under {license}.
-The tensors are theirs, renamed, and transposed where their format differs; the conversion is tested by logits against
-their implementation.
+{conversion}
 {checksum}"""
+
+CONVERSION = """\
+The tensors are theirs, renamed, and transposed where their format differs; the conversion is tested by logits against
+their implementation."""
 
 FILE_ORIGIN = """\
 ## Origin
@@ -133,7 +137,7 @@ def _front_matter(name: str, cfg: Dict[str, Any], data: Any, evaluations: List[D
 def _facts(name: str, config: Dict[str, Any], evaluations: List[Dict[str, Any]]) -> Dict[str, str]:
     architecture, _, tag = name.partition('.')
     size, source = SIZES[architecture], SOURCES.get(name)
-    paper = PAPER.get(architecture, {}).get(tag)
+    paper = PAPER.get(architecture, {}).get(tag.rpartition('_')[2])
     facts = {}
     for e in evaluations:
         facts[f'top-1, top-5 error at {_protocol(e)}'] = (
@@ -141,7 +145,7 @@ def _facts(name: str, config: Dict[str, Any], evaluations: List[Dict[str, Any]])
     if source:
         reported = [f'{error:.2f} %' if error is not None else '-' for error in source.reported]
         facts['top-1, top-5 error as the publisher reports it'] = (
-            f'{", ".join(reported)} ({source.protocol}); not measured here')
+            f'{", ".join(reported)} ({source.protocol}){"" if evaluations else "; not measured here"}')
     facts['top-1 error in the paper'] = f'{paper} %' if isinstance(paper, float) else paper or 'the paper has none'
     facts['parameters, multiply-adds'] = f'{size.params / 1e6:.2f} M, {size.macs / 1e6:,.1f} M'
     if 'sha256' in config:
@@ -153,10 +157,15 @@ def _origin(name: str) -> str:
     source = SOURCES[name]
     if source.checksum:
         algorithm, _, digest = source.checksum.partition(':')
-        checksum = f'Before a tensor is read, the {algorithm} that the publisher states is verified: `{digest}`.'
+        stated = f'the {algorithm} that the publisher states is'
+        if len(digest) == LEAST_DIGITS:
+            stated = f"the first digits of the {algorithm}, which the publisher states in the file's name, are"
+        elif algorithm == 'sha256':
+            stated = 'the sha256, whose first eight digits the publisher states, is'
+        checksum = f'Before a tensor is read, {stated} verified: `{digest}`.'
     else:
         checksum = ('The publisher states no checksum: size and structure are checked, and the sha256 of the first '
                     'file seen is recorded and holds from then on.')
     return ORIGIN.format(
         name=name, upstream=source.upstream, url=source.url, publisher=source.origin, checksum=checksum,
-        license=LICENSES.get(source.origin, source.license))
+        license=LICENSES.get(source.origin, source.license), conversion=CONVERSIONS.get(source.origin, CONVERSION))

@@ -119,6 +119,7 @@ def load_model(
         device: str = 'cpu',
         num_classes: Optional[int] = None,
         model_kwargs: Optional[Dict[str, Any]] = None,
+        as_in_file: bool = False,
 ) -> nn.Module:
     """A model in eval mode with its published weights, or with a file or folder of weights that somebody trained.
 
@@ -128,6 +129,7 @@ def load_model(
         device: 'cpu' or 'cuda'.
         num_classes: Of `weights`, where they are not the name's; a folder's config.json says it by itself.
         model_kwargs: Further arguments of the network, in place of those that the layout or config.json asks for.
+        as_in_file: The numbers of classes and input channels are those of `weights`.
 
     Raises:
         UserError: The name is unknown or has no weights.
@@ -139,7 +141,7 @@ def load_model(
             raise UserError(f'{name} has no published weights: pass --weights, or choose another network.')
         return create_model(name, pretrained=True, **(model_kwargs or {})).to(device).eval()
     classes = {} if num_classes is None else dict(num_classes=num_classes)
-    return load_into(name, weights, {**classes, **(model_kwargs or {})}).model.to(device).eval()
+    return load_into(name, weights, {**classes, **(model_kwargs or {})}, as_in_file).model.to(device).eval()
 
 
 def load_states(

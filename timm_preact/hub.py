@@ -20,7 +20,7 @@ from .data import load_sample
 from .errors import UserError, create_model
 from .evaluation import eval_transform, evaluate, input_channels, normalisation, open_images
 from .files import write_atomically
-from .loading import load_into
+from .loading import ENDINGS, find_name, load_into
 from .preact_resnet import MODEL_ARGS
 from .weights import (
     CHECKSUMS,
@@ -79,8 +79,8 @@ def convert(
             .pth, .safetensors, or a .zip with one of them, with the names of any source in
             `timm_preact.weights.keymaps`. The config.json beside a file says how its images are prepared.
         folder: Must not exist, or be empty.
-        name: For a file, the registered name to load it into, with a tag. The tag of a published source wants exactly
-            the published file; any other is free.
+        name: For a file, the registered name to load it into, with a tag, None to find it by the file. The tag of a
+            published source wants exactly the published file; any other is free.
         license: For a file, its licence as the Hub spells it, where its config.json does not say.
         model_args: For a file, constructor arguments beside the name's own, e.g. dict(stem_norm=False).
 
@@ -94,10 +94,14 @@ def convert(
         raise UserError(f'{folder} exists: name a new folder.')
     origin = None
     if Path(source).exists():
-        if name is None or name.partition('.')[0] not in MODEL_ARGS:
-            raise UserError(f'{source} is a file: say by --name which network it holds, for example '
-                            f'preact_resnet50.my_in1k.')
+        name = name or find_name(source, model_args=model_args)
+        if name.partition('.')[0] not in MODEL_ARGS:
+            raise UserError(f'{name} is no network of timm_preact: say by --name which one {source} holds, for example '
+                            f'preact_resnet50.my_in1k, or leave it out.')
         model, model_args, origin = _load_file(Path(source), *name.partition('.')[::2], license, model_args or {})
+    elif source.endswith(ENDINGS):
+        raise UserError(f'{source} does not exist: name a weight file, or a name with a tag such as '
+                        f'preact_resnet50.pcv_in1k.')
     elif source.count('.') == 1 and '/' not in source:
         model = create_model(source, pretrained=True)
     else:

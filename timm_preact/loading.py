@@ -1,26 +1,31 @@
 """Weights that somebody saved, in whatever layout and kind of file, in the network that they are for."""
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple, Union
+from typing import Any, Dict, Iterator, Mapping, NamedTuple, Optional, Tuple, Union
 
 import torch
 from torch import nn
 
-from .errors import check_name, create_model
-from .preact_resnet import MODEL_ARGS, checkpoint_filter_fn
-from .weights import WeightsError, check_finite, find_weights, read_weights, verify
+from .errors import UserError, check_name, create_model
+from .preact_resnet import MODEL_ARGS, checkpoint_filter_fn, find_fitting
+from .weights import CHECKSUMS, WeightsError, check_finite, find_weights, has_checksum, read_weights, verify
 from .weights.fetch import blaming, unpack
 from .weights.foreign import FOREIGN, read_foreign
 from .weights.keymaps import KEY_MAPS, source_of
 from .weights.mxnet import fold_input_norm
+from .weights.sources import SOURCES
 
-__all__ = ['Loaded', 'check_fits', 'load_into']
+__all__ = ['ENDINGS', 'Loaded', 'check_fits', 'find_name', 'load_into']
+
+ENDINGS = ('.safetensors', '.pth', '.pt', '.th', '.bin', '.ckpt', '.tar', '.zip', *FOREIGN)  # of weight files
 
 # How images are prepared, and what the classes are: a file's config.json says it, else its source
 INPUT_KEYS = (
     'input_size', 'test_input_size', 'interpolation', 'crop_pct', 'test_crop_pct', 'mean', 'std', 'label_names')
 INPUTS = {
     'timm_resnetv2': dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+    'akamaster': dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
     'gluon': dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), interpolation='bilinear'),
 }
 
@@ -63,7 +68,10 @@ def load_into(
     """
     check_name(name)
     architecture = name.partition('.')[0]
-    state_dict, layout, config = _read(Path(path), checksum)
+    with _unpacked(Path(path)) as file:
+        if checksum:
+            verify(file, checksum)
+        state_dict, layout, config = _read(file)
     if architecture not in MODEL_ARGS:
         layout = None
     elif layout is None and config.get('architecture', architecture) != architecture:
@@ -88,19 +96,59 @@ def load_into(
     return Loaded(model, layout, cfg, model_args)
 
 
-def _read(path: Path, checksum: Optional[str]) -> Tuple[Dict[str, torch.Tensor], Optional[str], Dict[str, Any]]:
-    """The state dict of a file, the key of KEY_MAPS that names its tensors, and the config.json beside it."""
+def find_name(path: Union[str, Path], option: str = '--name', model_args: Optional[Dict[str, Any]] = None) -> str:
+    """Find the registered name whose network a file holds.
+
+    The config.json beside it says so; else its tensors do, and where the file is a published one its checksum, which
+    gives the tag too.
+
+    Args:
+        path: As in `load_into`.
+        option: By which a name is given instead, for messages.
+        model_args: Constructor arguments in place of the names' own.
+
+    Raises:
+        UserError: The file is missing or damaged, or fits no name, or several; or no network takes such arguments.
+    """
+    with _unpacked(Path(path)) as file:
+        state_dict, layout, config = _read(file)
+        if layout is None and config.get('architecture') in MODEL_ARGS:
+            return config['architecture']
+        if layout == 'gluon':
+            state_dict, _ = fold_input_norm(state_dict, INPUTS[layout])
+        try:
+            names, nearest = find_fitting(state_dict, model_args)
+        except Exception as e:  # whatever a network makes of arguments that are none
+            raise UserError(f'no network can be made with {model_args} ({type(e).__name__}: '
+                            f'{" ".join(str(e).split())[:200]}): correct the arguments.') from e
+        published = [tagged for tagged in SOURCES if tagged.partition('.')[0] in names and tagged in CHECKSUMS
+                     and has_checksum(file, CHECKSUMS[tagged])]
+    if len(published) == 1 or len(names) == 1:
+        return (published or names)[0]
+    if names:
+        raise WeightsError(f'{path} fits {", ".join(names[:-1])} and {names[-1]}, whose tensors are alike: say by '
+                           f'{option} which it is.')
+    if nearest is None:
+        nearest = f'its layout is not known (its first tensor is {next(iter(state_dict), "none")}).'
+    raise WeightsError(f'{path} fits no registered name, {nearest}')
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[Path]:
+    """The weight file that a path names, out of its .zip; errors name the path."""
     file = find_weights(path)
     with tempfile.TemporaryDirectory() as temporary, blaming(str(file), temporary):
-        inner = unpack(file, Path(temporary)) if file.suffix == '.zip' else file
-        if checksum:
-            verify(inner, checksum)
-        if inner.suffix in FOREIGN:
-            state_dict, layout = read_foreign(inner)
-            check_finite(state_dict, str(inner))
-            return state_dict, layout, {}
-        state_dict, config = read_weights(inner)
-        return state_dict, source_of(state_dict), config
+        yield unpack(file, Path(temporary)) if file.suffix == '.zip' else file
+
+
+def _read(file: Path) -> Tuple[Dict[str, torch.Tensor], Optional[str], Dict[str, Any]]:
+    """The state dict of a file, the key of KEY_MAPS that names its tensors, and the config.json beside it."""
+    if file.suffix in FOREIGN:
+        state_dict, layout = read_foreign(file)
+        check_finite(state_dict, str(file))
+        return state_dict, layout, {}
+    state_dict, config = read_weights(file)
+    return state_dict, source_of(state_dict), config
 
 
 def _sizes_of(state_dict: Mapping[str, torch.Tensor]) -> Dict[str, int]:

@@ -5,6 +5,7 @@ Paper: "Identity Mappings in Deep Residual Networks", He, Zhang, Ren, Sun, ECCV 
 One class builds every network of the paper and every ablation of its Tables 1 to 3 and 5; a name is a row of
 `MODEL_ARGS`. Where the paper is silent, its released code decides (KaimingHe/resnet-1k-layers, fb.resnet.torch).
 """
+import re
 from collections import OrderedDict
 from functools import partial
 from typing import Any, Callable, Dict, List, Optional, Tuple, Union
@@ -29,10 +30,10 @@ from .unit import MERGES, PLACEMENTS, ResidualUnit, create_norm_act, replicate
 from .weights import shipped_weights
 from .weights.fetch import locate
 from .weights.foreign import read_foreign
-from .weights.keymaps import KEY_MAPS, LayoutError, source_of, to_ours
+from .weights.keymaps import KEY_MAPS, OURS, KeyMap, LayoutError, source_of, to_ours
 from .weights.sources import SOURCES
 
-__all__ = ['MODEL_ARGS', 'PreActResNet', 'ResidualStage', 'checkpoint_filter_fn']
+__all__ = ['MODEL_ARGS', 'PreActResNet', 'ResidualStage', 'checkpoint_filter_fn', 'find_fitting']
 
 STEMS = ('cifar', 'imagenet')
 SHORTCUTS = ('A', 'B', 'C')
@@ -446,26 +447,76 @@ def checkpoint_filter_fn(state_dict: Dict[str, torch.Tensor], model: nn.Module) 
     try:
         return to_ours(state_dict, source, model)
     except LayoutError as e:
-        raise LayoutError(f'{e} {_fitting(state_dict, source)}') from e
+        names, _ = find_fitting(state_dict)
+        extra = ', '.join(f'{key}={value!r}' for key, value in KEY_MAPS[source].model_args.items())
+        fitting = f'The layout is that of {" or ".join(names)}{extra and f" with {extra}"}.' if names else (
+            'No registered name has this layout.')
+        raise LayoutError(f'{e} {fitting}') from e
 
 
-def _fitting(state_dict: Dict[str, torch.Tensor], source: str) -> str:
-    """A sentence that says which registered names have the layout of these tensors."""
-    names, extra = [], KEY_MAPS[source].model_args
+def find_fitting(
+        state_dict: Dict[str, torch.Tensor],
+        model_args: Optional[Dict[str, Any]] = None,
+) -> Tuple[List[str], Optional[str]]:
+    """Find the registered names whose networks have exactly these tensors, up to input channels and classes.
+
+    Args:
+        state_dict: By our names, or by those of a source of `timm_preact.weights.keymaps`.
+        model_args: Constructor arguments in place of the names' own.
+
+    Returns:
+        The names; and where there are none, which name comes nearest and what it lacks, None where no name has any of
+        the tensors.
+
+    Raises:
+        Exception: No network takes the arguments; the class is what one of them raises.
+    """
+    source = source_of(state_dict)
+    keymap = KEY_MAPS.get(source, OURS)
     convs = sum(tensor.ndim == 4 for tensor in state_dict.values())
-    for name, args in MODEL_ARGS.items():
-        least = sum(args['layers']) * len(args['kernels'])
-        if not least < convs <= least + len(args['layers']) + 2:  # stem, projections, maybe the classifier
+    rows = {name: {**args, **keymap.model_args, **(model_args or {})} for name, args in MODEL_ARGS.items()
+            if re.fullmatch(rf'preact_resnet\d+{keymap.names}', name)}
+    distances = {name: _distance_in_convs(convs, args) for name, args in rows.items()}
+    names, nearest, refused = [], {}, None
+    for name, distance in distances.items():
+        if distance > min(distances.values()):
             continue
         try:
-            to_ours(state_dict, source, PreActResNet(**{**args, **extra}, device='meta'))
-        except LayoutError:
+            model = PreActResNet(**rows[name], device='meta')
+        except Exception as e:  # whatever arguments do to a network that they are not for
+            refused = e
             continue
-        names.append(name)
-    if not names:
-        return 'No registered name has this layout.'
-    arguments = ', '.join(f'{key}={value!r}' for key, value in extra.items())
-    return f'The layout is that of {" or ".join(names)}{f" with {arguments}" if extra else ""}.'
+        try:
+            to_ours(state_dict, source, model)
+            names.append(name)
+        except LayoutError as e:
+            shared = sum(_has_tensor(state_dict, keymap, *item) for item in model.state_dict().items())
+            nearest[name] = shared, str(e)
+    if names:
+        return names, None
+    if not nearest:
+        raise refused
+    name = max(nearest, key=lambda name: nearest[name][0])
+    shared, problem = nearest[name]
+    return [], f'{name} comes nearest: {problem}' if shared else None
+
+
+def _distance_in_convs(convs: int, args: Dict[str, Any]) -> int:
+    """How many convolutions more or less than one with these arguments a network has that has so many."""
+    units = sum(args['layers'])
+    least = units * len(args['kernels']) + 1  # and the stem; then projections or gates, and maybe the classifier
+    one_a_unit = args['shortcut'] == 'C' or args.get('merge', 'add') != 'add'
+    most = least + (units if one_a_unit else len(args['layers'])) + 1
+    return max(least - convs, convs - most, 0)
+
+
+def _has_tensor(state_dict: Dict[str, torch.Tensor], keymap: KeyMap, key: str, tensor: torch.Tensor) -> bool:
+    """Whether a tensor of ours is there by the source's name, in its shape."""
+    try:
+        found = state_dict.get(keymap.rename(key))
+    except LayoutError:
+        return False
+    return found is not None and found.shape == tensor.shape
 
 
 def _create_preact_resnet(variant: str, pretrained: bool = False, **kwargs) -> PreActResNet:
@@ -512,12 +563,23 @@ _CIFAR_DATA: Dict[str, Dict[str, Any]] = {
 def _cfg_cifar(name: str, **kwargs) -> Dict[str, Any]:
     return _cfg(
         name, input_size=(3, 32, 32), pool_size=(8, 8), crop_pct=1.0, interpolation='bilinear',
-        **{**_CIFAR_DATA[name.rpartition('.')[2]], **kwargs})
+        **{**_CIFAR_DATA[re.split('[._]', name)[-1]], **kwargs})
+
+
+def _cfg_cifar_aka(name: str) -> Dict[str, Any]:
+    """akamaster normalises CIFAR-10 as ImageNet."""
+    return _cfg_cifar(name, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 def _cfg_cifar_pcv(name: str) -> Dict[str, Any]:
     """pytorchcv normalises CIFAR-100 and SVHN as CIFAR-10."""
     return _cfg_cifar(name, mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
+
+
+def _cfg_cifar_chen(name: str) -> Dict[str, Any]:
+    if name.endswith('.cifar10'):
+        return _cfg_cifar_pcv(name)
+    return _cfg_cifar(name, mean=(0.5070, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2761))
 
 
 def _cfg_in1k(name: str, **kwargs) -> Dict[str, Any]:
@@ -585,10 +647,13 @@ _CIFAR_ARGS = {
     'preact_resnet110': _cifar(110),
     'preact_resnet164': _cifar_bottleneck(164),
     'preact_resnet1001': _cifar_bottleneck(1001),
+    # "Deep Residual Learning", Table 6
+    **{f'preact_resnet{depth}_orig': _cifar(depth, placement='orig') for depth in (20, 32, 44, 56)},
     # Table 2: activation placements
     **{f'preact_resnet110_{p}': _cifar(110, placement=p) for p in PLACEMENTS if p != 'full'},
     **{f'preact_resnet164_{p}': _cifar_bottleneck(164, placement=p) for p in PLACEMENTS if p != 'full'},
     'preact_resnet1001_orig': _cifar_bottleneck(1001, placement='orig'),
+    'preact_resnet1202_orig': _cifar(1202, placement='orig'),
     # Table 3: units of one layer
     'preact_resnet110_1layer': _cifar_one_layer(110),
     'preact_resnet110_1layer_orig': _cifar_one_layer(110, placement='orig'),
@@ -618,6 +683,9 @@ _CIFAR_PCV_ARGS = {
         else dict(_cifar_bottleneck(depth), stride_on='3x3'))
     for depth in (20, 56, 110, 164, 272, 542, 1001, 1202)
 }
+# The original unit with option B and a norm behind projections, as torchvision's
+_CIFAR_CHEN_ARGS = {
+    f'preact_resnet{depth}_orig_chen': _cifar(depth, placement='orig', shortcut='B') for depth in (20, 32, 44, 56)}
 _FB_ARGS = {
     'preact_resnet200_fb': dict(
         _imagenet((3, 24, 36, 3)), activated_shortcuts=(), projection_norm=True, biases=BIASES),
@@ -631,15 +699,18 @@ _KERAS_ARGS = {
 
 # The arguments behind every registered name.
 MODEL_ARGS: Dict[str, Dict[str, Any]] = {
-    **_CIFAR_ARGS, **_IMAGENET_ARGS, **_CIFAR_PCV_ARGS, **_FB_ARGS, **_KERAS_ARGS}
+    **_CIFAR_ARGS, **_IMAGENET_ARGS, **_CIFAR_PCV_ARGS, **_CIFAR_CHEN_ARGS, **_FB_ARGS, **_KERAS_ARGS}
 
-# A bare CIFAR name has 10 classes whatever weights exist: its first tag is marked as the default.
+# A bare CIFAR name has 10 classes whatever weights exist: its first tag is marked as the default. Publishers' tags of
+# such names come before it: timm puts the first tag with weights in front of those that it knows.
 default_cfgs = generate_default_cfgs({
+    **{name: _cfg_cifar_aka(name) for name in SOURCES if name.endswith('.aka_cifar10')},
     **{f'{name}.cifar10*': _cfg_cifar(f'{name}.cifar10') for name in _CIFAR_ARGS},
     **{f'{name}.cifar100': _cfg_cifar(f'{name}.cifar100') for name in _CIFAR_ARGS},
     **{name: _cfg_in1k_pcv(name) for name in SOURCES if name.endswith('.pcv_in1k')},
     **{f'{name}.in1k': _cfg_in1k_paper(f'{name}.in1k') for name in (*_IMAGENET_ARGS, *_FB_ARGS)},
     **{name: _cfg_cifar_pcv(name) for name in SOURCES if name.partition('.')[0] in _CIFAR_PCV_ARGS},
+    **{name: _cfg_cifar_chen(name) for name in SOURCES if name.partition('.')[0] in _CIFAR_CHEN_ARGS},
     **{f'{name}.in1k': _cfg_in1k_keras(f'{name}.in1k') for name in _KERAS_ARGS},
 })
 
@@ -672,6 +743,30 @@ def preact_resnet164(pretrained: bool = False, **kwargs) -> PreActResNet:
 def preact_resnet1001(pretrained: bool = False, **kwargs) -> PreActResNet:
     """ResNet-1001 for CIFAR of bottleneck units with full pre-activation, Fig. 4(e)."""
     return _create_preact_resnet('preact_resnet1001', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet20_orig(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-20 for CIFAR with original units, Fig. 4(a)."""
+    return _create_preact_resnet('preact_resnet20_orig', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet32_orig(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-32 for CIFAR with original units, Fig. 4(a)."""
+    return _create_preact_resnet('preact_resnet32_orig', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet44_orig(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-44 for CIFAR with original units, Fig. 4(a)."""
+    return _create_preact_resnet('preact_resnet44_orig', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet56_orig(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-56 for CIFAR with original units, Fig. 4(a)."""
+    return _create_preact_resnet('preact_resnet56_orig', pretrained, **kwargs)
 
 
 @register_model
@@ -726,6 +821,12 @@ def preact_resnet164_relu_only(pretrained: bool = False, **kwargs) -> PreActResN
 def preact_resnet1001_orig(pretrained: bool = False, **kwargs) -> PreActResNet:
     """ResNet-1001 for CIFAR with original units, Fig. 4(a)."""
     return _create_preact_resnet('preact_resnet1001_orig', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet1202_orig(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-1202 for CIFAR with original units, Fig. 4(a)."""
+    return _create_preact_resnet('preact_resnet1202_orig', pretrained, **kwargs)
 
 
 @register_model
@@ -876,6 +977,30 @@ def preact_resnet1001_pcv(pretrained: bool = False, **kwargs) -> PreActResNet:
 def preact_resnet1202_pcv(pretrained: bool = False, **kwargs) -> PreActResNet:
     """ResNet-1202 for CIFAR in the layout of pytorchcv's published weights."""
     return _create_preact_resnet('preact_resnet1202_pcv', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet20_orig_chen(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-20 for CIFAR with original units in the layout of chenyaofo's published weights."""
+    return _create_preact_resnet('preact_resnet20_orig_chen', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet32_orig_chen(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-32 for CIFAR with original units in the layout of chenyaofo's published weights."""
+    return _create_preact_resnet('preact_resnet32_orig_chen', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet44_orig_chen(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-44 for CIFAR with original units in the layout of chenyaofo's published weights."""
+    return _create_preact_resnet('preact_resnet44_orig_chen', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet56_orig_chen(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-56 for CIFAR with original units in the layout of chenyaofo's published weights."""
+    return _create_preact_resnet('preact_resnet56_orig_chen', pretrained, **kwargs)
 
 
 @register_model

@@ -13,7 +13,7 @@ from timm_preact.card import card
 from timm_preact.catalog import MEASURED
 from timm_preact.weights import CHECKSUMS, digest_of, for_readers
 from timm_preact.weights.sources import SOURCES
-from train.places import CARDS, RESULTS
+from train.places import CARDS, PUBLISHED, RESULTS
 
 __all__ = ['configure_run', 'configure_source', 'find_result', 'format_training', 'make_card', 'make_cards']
 
@@ -52,13 +52,15 @@ def configure_run(name: str, config: Dict[str, Any], result: Dict[str, Any]) -> 
 
 
 def configure_source(name: str) -> Dict[str, Any]:
-    """Make config.json of published weights before anybody converted them."""
+    """Make config.json of published weights before anybody converted them, with what train.published measured."""
+    measured = PUBLISHED / f'{name}.json'
+    evaluations = dict(evaluations=json.loads(measured.read_text())['evaluations']) if measured.exists() else {}
     architecture, _, _ = name.partition('.')
     cfg = timm.get_pretrained_cfg(name)
     model = timm.create_model(architecture, device='meta')
     return for_readers(dict(
         architecture=architecture, num_classes=cfg.num_classes, num_features=model.num_features, global_pool='avg',
-        pretrained_cfg=cfg.to_dict(remove_source=True)))
+        pretrained_cfg=cfg.to_dict(remove_source=True), **evaluations))
 
 
 def make_card(name: str, config: Dict[str, Any], result: Optional[Dict[str, Any]] = None) -> Iterator[Tuple[Path, str]]:

@@ -1,7 +1,7 @@
 """Where results, pages and cards lie in the clone."""
 from pathlib import Path
 
-__all__ = ['BENCHMARKS', 'CARDS', 'DOCS', 'PROPAGATION', 'README', 'RECIPES', 'RESULTS', 'ROOT', 'TESTS']
+__all__ = ['BENCHMARKS', 'CARDS', 'DOCS', 'PROPAGATION', 'PUBLISHED', 'README', 'RECIPES', 'RESULTS', 'ROOT', 'TESTS']
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / 'README.md'
@@ -10,5 +10,6 @@ PROPAGATION = DOCS / 'propagation'  # what train.propagation measured, and its p
 CARDS = ROOT / 'hub_cards'
 RECIPES = ROOT / 'train' / 'recipes'  # of timm's train.py
 RESULTS = ROOT / 'train' / 'results'  # of trainings
+PUBLISHED = RESULTS / 'published'  # of weights that others published
 BENCHMARKS = ROOT / 'benchmarks' / 'results'  # of experiments on speed and memory
 TESTS = ROOT / 'tests'

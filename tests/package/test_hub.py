@@ -220,6 +220,15 @@ def test_a_registered_tag_in_a_private_organization_needs_a_token(lab, tmp_path,
     assert_holds(pull(RANDOM), folder / 'model.safetensors')
 
 
+def test_a_mirror_of_a_file_whose_sha256_is_known_holds_another_file(lab, tmp_path, monkeypatch):
+    """The sha256 of akamaster's .th is not that of the model.safetensors made of it."""
+    name = 'preact_resnet20_orig.aka_cifar10'
+    folder = random_folder(tmp_path, name)
+    publish(folder, f'lab/{name}')
+    monkeypatch.setenv('TIMM_PREACT_HUB_ORG', 'lab')
+    assert_holds(pull(name), folder / 'model.safetensors')
+
+
 def test_what_is_to_be_private_is_not_pushed_to_a_public_repository(lab, folder):
     head = lab.commit(REPO, {})
     assert 'is public' in refusal(folder, REPO, private=True)

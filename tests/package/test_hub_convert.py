@@ -221,12 +221,16 @@ def test_the_papers_protocol_is_the_whole_of_a_320_pixel_image(sample):
 # Refusals
 
 
-def test_a_file_needs_the_name_of_a_network(tmp_path):
+def test_a_file_is_not_converted_into_somebody_elses_network(tmp_path):
     save_file({'x': torch.zeros(1)}, tmp_path / 'x.safetensors')
-    assert 'say by --name' in refusal('convert', tmp_path / 'x.safetensors', '--to', tmp_path / 'made')
     for name in ('resnet50', 'preact_resnet21'):
         assert 'say by --name' in refusal(
             'convert', tmp_path / 'x.safetensors', '--name', name, '--to', tmp_path / 'made')
+
+
+@pytest.mark.parametrize('name', ['resnet.pth', 'resnet50.th', 'nowhere/resnet-200.t7', 'preresnet18.pth.zip'])
+def test_a_file_that_does_not_exist_is_said_not_to(name, tmp_path):
+    assert f'{name} does not exist' in refusal('convert', name, '--to', tmp_path / 'made')
 
 
 def test_a_source_that_is_neither_file_nor_tag_is_refused(tmp_path):

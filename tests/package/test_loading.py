@@ -8,13 +8,26 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from support.published import fair_network, publish_pytorchcv, run_torch7, stored
+from support.published import (
+    OriginalResNet,
+    fair_network,
+    fill,
+    publish_akamaster,
+    publish_pytorchcv,
+    run_torch7,
+    stored,
+)
 from support.torch7_writer import write_torch7
 from test_cli import check_of, refusal, run
 from test_hub_convert import GLUON, GLUON_ARGS
 
+from timm_preact.errors import UserError
 from timm_preact.evaluation import eval_transform, load_model
-from timm_preact.loading import load_into
+from timm_preact.loading import find_name, load_into
+from timm_preact.preact_resnet import MODEL_ARGS, find_fitting
+from timm_preact.weights import CHECKSUMS, WeightsError, digest_of
+from timm_preact.weights.keymaps import from_ours
+from timm_preact.weights.sources import SOURCES
 
 
 @pytest.fixture(scope='module')
@@ -108,3 +121,194 @@ def test_classes_and_channels_are_the_networks_own_or_the_files(tmp_path):
     assert (model.num_classes, model.in_chans, model.pretrained_cfg['input_size']) == (3, 1, (1, 32, 32))
     with pytest.raises(ValueError, match='does not fit preact_resnet20'):
         load_into('preact_resnet20', tmp_path / 'w.safetensors')
+
+
+# A file finds its name
+
+
+AKAMASTER = 'preact_resnet20_orig.aka_cifar10'
+LAYOUTS = {'_pcv': 'pytorchcv_cifar', '_fb': 'fair', '_keras': 'keras', '_orig': 'akamaster', '_chen': 'torchvision'}
+
+
+def layout_of(name):
+    return next((layout for part, layout in LAYOUTS.items() if name.endswith(part)), 'pytorchcv_imagenet')
+
+
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=pytest.mark.slow if '542' in name or '1001' in name or '1202' in name else ())
+    for name in dict.fromkeys(name.partition('.')[0] for name in SOURCES)])
+def test_the_tensors_of_every_published_layout_fit_one_name(name):
+    tensors = from_ours(timm.create_model(name, device='meta', num_classes=7).state_dict(), layout_of(name))
+    assert find_fitting(tensors) == ([name], None)
+
+
+@pytest.mark.parametrize('source, name', [
+    ('timm_resnetv2', 'preact_resnet34'), ('gluon', 'preact_resnet50'), ('torchvision', 'preact_resnet101_orig')])
+def test_the_tensors_of_other_implementations_fit_one_name(source, name):
+    args = dict(stem_norm=False) if source == 'timm_resnetv2' else {}
+    tensors = from_ours(timm.create_model(name, device='meta', **args).state_dict(), source)
+    assert find_fitting(tensors) == ([name], None)
+
+
+def test_tensors_by_our_names_fit_every_name_that_has_them():
+    """Where only the function differs, the file cannot say which it is."""
+    def fitting(name):
+        return find_fitting(timm.create_model(name, device='meta').state_dict())[0]
+
+    assert fitting('preact_resnet20') == ['preact_resnet20']
+    assert fitting('preact_resnet110_orig_excl_gate') == [
+        'preact_resnet110_orig_excl_gate', 'preact_resnet110_orig_shortcut_gate']
+    assert fitting('preact_resnet164') == ['preact_resnet164', 'preact_resnet164_pcv']
+    assert fitting('preact_resnet110_orig') == [
+        'preact_resnet110_orig', 'preact_resnet110_relu_before_add', 'preact_resnet110_relu_only',
+        'preact_resnet110_orig_const_scale', 'preact_resnet110_orig_dropout_shortcut']
+
+
+@pytest.fixture(scope='module')
+def akamaster(tmp_path_factory, sample):
+    """A file with akamaster's ResNet-20."""
+    images = torch.from_numpy(sample.images[::25]).permute(0, 3, 1, 2) / 255
+    return publish_akamaster(AKAMASTER, tmp_path_factory.mktemp('akamaster'), images)
+
+
+def test_a_published_file_has_the_tag_too(akamaster, monkeypatch):
+    assert find_name(akamaster.file) == 'preact_resnet20_orig'
+    monkeypatch.setitem(CHECKSUMS, AKAMASTER, akamaster.checksum)
+    assert find_name(akamaster.file) == AKAMASTER
+
+
+def test_commands_find_the_name_of_a_file(akamaster, sample, npz_folder, tmp_path):
+    assert 'holds preact_resnet20_orig.custom' in run('convert', akamaster.file, '--to', tmp_path / 'made')
+    Image.fromarray(sample.images[0]).save(tmp_path / 'image.png')
+    scores = []
+    for weights in (akamaster.file, tmp_path / 'made'):
+        (result,) = json.loads(run('predict', tmp_path / 'image.png', '--weights', weights, '--json'))
+        scored = json.loads(run('evaluate', '--data', npz_folder, '--weights', weights, '--json'))
+        assert scored['model'] == 'preact_resnet20_orig' and scored['images'] == 100
+        scores.append((result['predictions'][0]['class'], scored['top1']))
+    assert scores[0] == scores[1]
+    transform = eval_transform(timm.create_model(AKAMASTER))
+    with torch.inference_mode():
+        expected = akamaster.original(transform(Image.fromarray(sample.images[0]))[None]).argmax()
+    assert scores[0][0] == sample.classes[expected]
+
+
+def test_a_file_whose_classes_are_its_own_is_evaluated_without_being_told(npz_folder, tmp_path):
+    save_file(timm.create_model('preact_resnet18', num_classes=10).state_dict(), tmp_path / 'w.safetensors')
+    output = run('evaluate', '--data', npz_folder, '--weights', tmp_path / 'w.safetensors', '--img-size', 32, '--json')
+    assert json.loads(output)['model'] == 'preact_resnet18'
+
+
+def test_the_config_beside_a_file_names_its_network(tmp_path):
+    model = timm.create_model('preact_resnet110_orig', layers=(1, 1, 1))
+    timm.models.save_for_hf(model, tmp_path / 'saved', model_args=dict(layers=(1, 1, 1)), safe_serialization=True)
+    assert find_name(tmp_path / 'saved') == 'preact_resnet110_orig'
+
+
+def test_several_names_are_all_named(tmp_path, npz_folder):
+    torch.save(timm.create_model('preact_resnet164').state_dict(), tmp_path / 'w.pth')
+    fits = f'{tmp_path / "w.pth"} fits preact_resnet164 and preact_resnet164_pcv, whose tensors are alike: say by'
+    assert f'{fits} --name which it is' in refusal('convert', tmp_path / 'w.pth', '--to', tmp_path / 'made')
+    assert f'{fits} --model which it is' in refusal('evaluate', '--data', npz_folder, '--weights', tmp_path / 'w.pth')
+
+
+def test_evaluate_needs_a_name_or_a_file(npz_folder):
+    assert 'name one by --model, or a file of weights by --weights' in refusal('evaluate', '--data', npz_folder)
+
+
+def test_arguments_count_in_the_search(tmp_path):
+    save_file(timm.create_model('preact_resnet20', channels=(8, 16, 32), stem_chs=8).state_dict(),
+              tmp_path / 'w.safetensors')
+    options = ['convert', tmp_path / 'w.safetensors', '--to', tmp_path / 'made', '--model-kwargs']
+    assert 'holds preact_resnet20.custom' in run(*options, 'channels=(8, 16, 32)', '--model-kwargs', 'stem_chs=8')
+    assert 'correct the arguments' in refusal('convert', tmp_path / 'w.safetensors', '--to', tmp_path / 'other',
+                                              '--model-kwargs', 'colour=1')
+
+
+def less(tensors):
+    return {key: tensor for key, tensor in tensors.items() if key != 'layer2.1.bn2.weight'}
+
+
+def wrapped_twice(tensors):
+    return {f'module.module.{key}': tensor for key, tensor in tensors.items()}
+
+
+def with_another_shape(tensors):
+    return {**tensors, 'layer1.0.conv1.weight': torch.zeros(16, 16, 1, 1)}
+
+
+@pytest.mark.parametrize('change, sentence', [
+    (less, 'fits no registered name, preact_resnet20_orig comes nearest: pytorch_resnet_cifar10: layer2.1.bn2.weight, '
+           'which would be stages.1.blocks.1.residual.norm2.weight, is missing.'),
+    (with_another_shape, 'preact_resnet20_orig comes nearest: pytorch_resnet_cifar10: layer1.0.conv1.weight has the '
+                         'shape (16, 16, 1, 1)'),
+    (wrapped_twice, 'fits no registered name, its layout is not known (its first tensor is module.conv1.weight)'),
+], ids=lambda value: getattr(value, '__name__', None))
+def test_what_fits_no_name_is_told_what_the_nearest_lacks(change, sentence, akamaster, tmp_path):
+    torch.save(change(akamaster.original.state_dict()), tmp_path / 'w.pth')
+    assert sentence in refusal('convert', tmp_path / 'w.pth', '--to', tmp_path / 'made')
+
+
+def test_our_own_network_that_lacks_a_tensor_is_told_which(tmp_path):
+    tensors = timm.create_model('preact_resnet20').state_dict()
+    del tensors['norm.weight']
+    save_file(tensors, tmp_path / 'w.safetensors')
+    assert 'preact_resnet20 comes nearest: timm_preact: norm.weight is missing' in refusal(
+        'convert', tmp_path / 'w.safetensors', '--to', tmp_path / 'made')
+
+
+WRITTEN = {
+    'plain': lambda tensors: tensors,
+    'in parallel': lambda tensors: {f'module.{key}': tensor for key, tensor in tensors.items()},
+    'half': lambda tensors: {key: tensor.half() if tensor.is_floating_point() else tensor
+                             for key, tensor in tensors.items()},
+    'with an optimizer': lambda tensors: dict(
+        state_dict=tensors, epoch=3, best_prec1=90., optimizer=dict(
+            state={0: dict(momentum_buffer=torch.zeros(2))}, param_groups=[dict(lr=0.1, params=[0])])),
+}
+
+
+@pytest.mark.parametrize('written', WRITTEN)
+def test_a_checkpoint_loads_however_it_was_written(written, akamaster, tmp_path, sample):
+    torch.save(WRITTEN[written](akamaster.original.state_dict()), tmp_path / 'w.th')
+    model = load_into(find_name(tmp_path / 'w.th'), tmp_path / 'w.th').model.eval()
+    assert {tensor.dtype for tensor in model.parameters()} == {torch.float32}
+    x = torch.from_numpy(sample.images[::100]).permute(0, 3, 1, 2) / 255
+    with torch.inference_mode():
+        expected = akamaster.original(x)
+        assert (model(x) - expected).abs().max() <= (1e-2 if written == 'half' else 1e-5) * expected.abs().max()
+
+
+def test_permuted_weights_under_a_published_tag_are_refused(akamaster, tmp_path, monkeypatch):
+    """The tensors fit as well as the published ones: the digest does not."""
+    monkeypatch.setitem(CHECKSUMS, AKAMASTER, akamaster.checksum)
+    tensors = akamaster.original.state_dict()
+    tensors['linear.weight'] = tensors['linear.weight'].flip(1)
+    torch.save(tensors, tmp_path / 'permuted.th')
+    assert 'is damaged' in refusal(
+        'convert', tmp_path / 'permuted.th', '--name', AKAMASTER, '--to', tmp_path / 'made')
+    with pytest.raises(WeightsError, match='is damaged'):
+        load_into(AKAMASTER, tmp_path / 'permuted.th', checksum=f'sha256:{digest_of(akamaster.file)}')
+
+
+def test_a_pickle_that_wants_a_class_is_refused(tmp_path):
+    torch.save(OriginalResNet(20), tmp_path / 'w.th')
+    with pytest.raises(UserError, match='is not a whole weight file'):
+        find_name(tmp_path / 'w.th')
+
+
+def test_networks_of_pytorch_cifar_are_not_taken_for_akamasters(tmp_path):
+    """The same names, with projections."""
+    theirs = fill(OriginalResNet(20, padded=False), torch.rand(4, 3, 32, 32)).state_dict()
+    renamed = {key.replace('downsample', 'shortcut').replace('fc.', 'linear.'): value for key, value in theirs.items()}
+    torch.save(renamed, tmp_path / 'w.pth')
+    with pytest.raises(UserError, match='its layout is not known'):
+        find_name(tmp_path / 'w.pth')
+
+
+def test_every_name_has_tensors_that_find_it():
+    """At a depth of one unit a stage: names that share all tensors are found together, and none is missed."""
+    for name, args in MODEL_ARGS.items():
+        if len(args['layers']) == 3:
+            model = timm.create_model(name, device='meta', layers=(2, 2, 2))
+            assert name in find_fitting(model.state_dict(), dict(layers=(2, 2, 2)))[0]

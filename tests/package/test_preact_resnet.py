@@ -31,7 +31,7 @@ from timm_preact.weights.sources import SOURCES
 # * Full pre-activation has no BatchNorm on projections, 2 * (256 + 512 + 1024 + 2048) = 7,680 fewer, and one on the
 #   stem's 64 channels more, as stem and first unit each have one: 7,552 fewer than the original.
 # * pytorchcv's nets have projections, 16 * 32 + 32 * 64 = 2,560 in the basic ones; with bottlenecks the stride alone
-#   differs. Its own table has the same counts.
+#   differs. Its own table has the same counts. Chenyaofo's have BatchNorms on them, 2 * (32 + 64) = 192.
 # * FAIR's: BatchNorms on the projections, 7,680, the biases of every convolution, 88,000, as the .t7 has them; Keras's:
 #   biases of the stem, of each last convolution and of the projections, no BatchNorm in the stem.
 PARAMETERS = {
@@ -40,6 +40,10 @@ PARAMETERS = {
     'preact_resnet110': 1_727_962,
     'preact_resnet164': 1_703_258,
     'preact_resnet1001': 10_327_706,
+    'preact_resnet20_orig': 269_722,
+    'preact_resnet32_orig': 464_154,
+    'preact_resnet44_orig': 658_586,
+    'preact_resnet56_orig': 853_018,
     'preact_resnet110_orig': 1_727_962,
     'preact_resnet110_bn_after_add': 1_727_962,
     'preact_resnet110_relu_before_add': 1_727_962,
@@ -49,6 +53,7 @@ PARAMETERS = {
     'preact_resnet164_relu_before_add': 1_704_154,
     'preact_resnet164_relu_only': 1_703_258,
     'preact_resnet1001_orig': 10_328_602,
+    'preact_resnet1202_orig': 19_421_274,
     'preact_resnet110_1layer': 1_727_962,
     'preact_resnet110_1layer_orig': 1_727_962,
     'preact_resnet110_orig_const_scale': 1_727_962,
@@ -75,11 +80,15 @@ PARAMETERS = {
     'preact_resnet542_pcv': 5_598_170,
     'preact_resnet1001_pcv': 10_327_706,
     'preact_resnet1202_pcv': 19_423_834,
+    'preact_resnet20_orig_chen': 269_722 + 2_560 + 192,
+    'preact_resnet32_orig_chen': 464_154 + 2_560 + 192,
+    'preact_resnet44_orig_chen': 658_586 + 2_560 + 192,
+    'preact_resnet56_orig_chen': 853_018 + 2_560 + 192,
     'preact_resnet50_keras': 25_568_360,
     'preact_resnet101_keras': 44_577_896,
     'preact_resnet152_keras': 60_236_904,
 }
-FOREIGN_NAMES = [name for name in PARAMETERS if name.endswith(('_fb', '_pcv', '_keras'))]
+FOREIGN_NAMES = [name for name in PARAMETERS if name.endswith(('_fb', '_pcv', '_chen', '_keras'))]
 IMAGENET_NAMES = [name for name in PARAMETERS if name not in FOREIGN_NAMES and MODEL_ARGS[name].get('stem_type')]
 CIFAR_NAMES = [name for name in PARAMETERS if name not in FOREIGN_NAMES and name not in IMAGENET_NAMES]
 SMALL_IMAGENET = dict(layers=(2, 2, 2, 2), channels=(16, 32, 64, 128), stem_chs=16)

@@ -26,6 +26,8 @@ from support.published import (
     fair_network,
     fill,
     import_keras,
+    publish_akamaster,
+    publish_chenyaofo,
     publish_fair,
     publish_keras,
     publish_pytorchcv,
@@ -42,13 +44,14 @@ from timm_preact.errors import UserError
 from timm_preact.weights import CHECKSUMS, WeightsError, digest_of
 from timm_preact.weights.fetch import fetch, is_writable
 from timm_preact.weights.foreign import read_foreign
-from timm_preact.weights.keymaps import KEY_MAPS, LayoutError, from_ours, to_ours
+from timm_preact.weights.keymaps import KEY_MAPS, LayoutError, from_ours, source_of, to_ours
 from timm_preact.weights.sources import SOURCES
 
 pytestmark = [
     pytest.mark.filterwarnings('ignore:__array__ implementation:DeprecationWarning'),  # Keras with NumPy 2
     pytest.mark.usefixtures('memory_trimmed')]
 CIFAR, IMAGENET = 'preact_resnet20_pcv.cifar10', 'preact_resnet18.pcv_in1k'
+AKAMASTER = 'preact_resnet20_orig.aka_cifar10'
 KERAS, FAIR = 'preact_resnet50_keras.in1k', 'preact_resnet200_fb.in1k'
 SMALL = (1, 2, 2, 1)  # units in the stages of a network like FAIR's
 TOLERANCE = 1e-5
@@ -59,7 +62,9 @@ def slow(name):
 
 
 def publish(name, folder, sample, **kwargs):
-    publisher = publish_keras if '_keras' in name else publish_fair if '_fb' in name else publish_pytorchcv
+    publishers = {
+        '_keras.': publish_keras, '_fb.': publish_fair, '.aka_': publish_akamaster, '_chen.': publish_chenyaofo}
+    publisher = next((publisher for part, publisher in publishers.items() if part in name), publish_pytorchcv)
     return publisher(name, folder, photos(name, sample), **kwargs)
 
 
@@ -184,6 +189,58 @@ def test_every_source_of_pytorchcv_is_a_row_of_its_table():
     published = {upstream for upstream, row in rows.items()
                  if re.fullmatch(r'preresnet\w+_(cifar10|cifar100|svhn)', upstream) and row[2] != 'NA'}
     assert published == {source.upstream for name, source in of_pytorchcv.items() if '_pcv.' in name}
+
+
+# akamaster and chenyaofo
+
+
+@pytest.mark.parametrize('name', [
+    'preact_resnet20_orig.aka_cifar10',
+    'preact_resnet32_orig.aka_cifar10',
+    'preact_resnet44_orig.aka_cifar10',
+    'preact_resnet56_orig.aka_cifar10',
+    'preact_resnet110_orig.aka_cifar10',
+    slow('preact_resnet1202_orig.aka_cifar10'),
+    'preact_resnet20_orig_chen.cifar10',
+    'preact_resnet20_orig_chen.cifar100',
+    'preact_resnet32_orig_chen.cifar10',
+    'preact_resnet44_orig_chen.cifar100',
+    'preact_resnet56_orig_chen.cifar10',
+])
+def test_weights_of_original_networks_for_cifar_give_the_logits_of_theirs(name, sample, cache, state_checksum):
+    published = state_checksum(publish(name, cache, sample))
+    model = timm.create_model(name, pretrained=True)
+    assert relative_error(model, published.original, photos(name, sample)) < TOLERANCE
+    theirs = published.original.state_dict()
+    counters = [key for key in theirs if key.endswith('num_batches_tracked')]  # which akamaster's files have not
+    source = 'akamaster' if '.aka_' in name else 'torchvision'
+    assert_same_tensors(from_ours(model.state_dict(), source), theirs, but=counters)
+
+
+def test_the_channels_of_centred_shortcuts_are_moved(library, sample, monkeypatch):
+    """All tensors fit as they are: without the move only logits show the mistake."""
+    published = library(AKAMASTER)
+    tensors = published.original.state_dict()
+    model = timm.create_model('preact_resnet20_orig')
+    monkeypatch.setitem(KEY_MAPS, 'akamaster', KEY_MAPS['akamaster']._replace(centred_shortcuts=False))
+    model.load_state_dict(to_ours(tensors, 'akamaster', model))
+    assert relative_error(model, published.original, photos(AKAMASTER, sample)) > 100 * TOLERANCE
+
+
+def test_a_file_of_akamaster_with_another_beginning_of_its_sha256_is_refused(download):
+    file = download(AKAMASTER).file
+    file.write_bytes(flipped(file.read_bytes()))
+    with pytest.raises(WeightsError, match=f'{file} is damaged'):
+        timm.create_model(AKAMASTER, pretrained=True)
+
+
+def test_sources_of_akamaster_and_chenyaofo_state_the_digits_of_the_name():
+    sources = [source for source in SOURCES.values() if source.checksum and source.checksum.startswith('sha256:')]
+    assert len(sources) == 6 + 8
+    for source in sources:
+        digits = re.search(r'-([0-9a-f]{8})\.(th|pt)$', source.url)[1]
+        assert source.checksum.removeprefix('sha256:')[:8] == digits
+        assert len(source.checksum.removeprefix('sha256:')) in (8, 64)
 
 
 # Keras
@@ -446,6 +503,14 @@ def test_the_config_of_a_published_tag_is_the_publishers(name):
         assert (config.mean, config.std) == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
         assert (config.input_size, config.crop_pct) == ((3, 32, 32), 1.0)
         return
+    if '_orig' in name:
+        classes = 100 if name.endswith('.cifar100') else 10
+        assert (config.num_classes, config.input_size, config.crop_pct) == (classes, (3, 32, 32), 1.0)
+        assert (config.mean, config.std) == (
+            (IMAGENET_MEAN, IMAGENET_STD) if '.aka_' in name else
+            ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)) if classes == 10 else
+            ((0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761)))
+        return
     assert (config.num_classes, config.input_size, config.crop_pct) == (1000, (3, 224, 224), 0.875)
     if '_keras' in name:
         assert config.mean == config.std == (0.5, 0.5, 0.5)
@@ -466,6 +531,7 @@ MAPPED = {
     'gluon': ('preact_resnet50', {}),
     'timm_resnetv2': ('preact_resnet18', dict(stem_norm=False)),
     'torchvision': ('preact_resnet101_orig', {}),
+    'akamaster': ('preact_resnet20_orig', {}),
 }
 
 
@@ -483,6 +549,19 @@ def test_a_map_and_its_inverse_give_back_every_name_and_shape(mapped):
     assert len(theirs) == len(ours)
     back = to_ours(theirs, source, model)
     assert {key: tensor.shape for key, tensor in back.items()} == {key: tensor.shape for key, tensor in ours.items()}
+
+
+def test_tensors_are_recognised_as_those_of_one_source(mapped):
+    source, theirs, model = mapped
+    assert [key for key, keymap in KEY_MAPS.items() if keymap.names_tensors(theirs)] == [source]
+    assert source_of(model.state_dict()) is None or source == 'timm_resnetv2'
+
+
+@pytest.mark.parametrize('more', ['layer4.0.conv1.weight', 'layer2.0.shortcut.0.weight'])
+def test_networks_with_akamasters_names_and_more_are_nobodys(more):
+    """pytorch-cifar's, and akamaster's own with projections."""
+    theirs = from_ours(timm.create_model('preact_resnet20_orig', device='meta').state_dict(), 'akamaster')
+    assert source_of({**theirs, more: torch.empty(1, device='meta')}) is None
 
 
 def optional(source, key):

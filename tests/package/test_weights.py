@@ -18,7 +18,17 @@ from timm_preact import hub
 from timm_preact.card import card
 from timm_preact.catalog import MEASURED
 from timm_preact.evaluation import eval_transform, load_model
-from timm_preact.weights import CHECKSUMS, SHIPPED, WeightsError, digest_of, export_model, read_config, read_weights
+from timm_preact.weights import (
+    CHECKSUMS,
+    SHIPPED,
+    WeightsError,
+    digest_of,
+    export_model,
+    has_checksum,
+    read_config,
+    read_weights,
+    verify,
+)
 from timm_preact.weights.sources import SOURCES
 from train.cards import configure_run, configure_source, find_result, format_training
 from train.places import CARDS
@@ -51,6 +61,17 @@ def test_only_names_that_ship_or_have_a_source_count_as_pretrained():
     tagged = [name for name in timm.list_models('preact_*', pretrained=True, include_tags=True) if '.' in name]
     assert sorted(tagged) == sorted({*CHECKSUMS, *SOURCES})
     assert {path.stem for path in SHIPPED.glob('*.safetensors')} == set(MEASURED) == set(CHECKSUMS) - set(SOURCES)
+
+
+@pytest.mark.parametrize('digits', [0, 1, 7, 8, 63, 64])
+def test_the_first_eight_digits_of_a_digest_are_the_least_that_count(tmp_path, digits):
+    (tmp_path / 'w').write_bytes(b'weights')
+    sha256 = digest_of(tmp_path / 'w')
+    assert has_checksum(tmp_path / 'w', f'sha256:{sha256[:digits]}') == (digits >= 8)
+    wrong = sha256[:max(0, digits - 1)] + ('0' if sha256[max(0, digits - 1)] != '0' else '1')
+    assert not has_checksum(tmp_path / 'w', f'sha256:{wrong}')
+    with pytest.raises(WeightsError, match='is damaged'):
+        verify(tmp_path / 'w', f'sha256:{wrong}')
 
 
 @pytest.mark.parametrize('damage', ['flip', 'truncate', 'remove'])

@@ -21,14 +21,15 @@ import torch.nn.functional as F
 from support.torch7_writer import Storage, Tensor, flattened, module, write_torch7
 from torch import nn
 
+from timm_preact.catalog import depth_of
 from timm_preact.weights import digest_of
 from timm_preact.weights.sources import SOURCES
 from timm_preact.weights.torch7 import TorchObject
 
 __all__ = [
-    'Published', 'bias_free', 'fair_network', 'fill', 'import_keras', 'publish_fair', 'publish_keras',
-    'publish_pytorchcv', 'rebuilt', 'run_torch7', 'spell_weights', 'stored', 'unfolded', 'widened', 'with_running_std',
-    'write_fair',
+    'OriginalResNet', 'Published', 'bias_free', 'fair_network', 'fill', 'import_keras', 'publish_akamaster',
+    'publish_chenyaofo', 'publish_fair', 'publish_keras', 'publish_pytorchcv', 'rebuilt', 'run_torch7',
+    'spell_weights', 'stored', 'unfolded', 'widened', 'with_running_std', 'write_fair',
 ]
 
 BN_EPS = 1e-5
@@ -85,6 +86,77 @@ def publish_pytorchcv(
             members.write(file, file.name)
         checksum = f'sha1:{digest_of(file, "sha1")}'
     return Published(name, archive, checksum, model)
+
+
+# akamaster and chenyaofo
+
+
+class OriginalResNet(nn.Module):
+    """A network for CIFAR as "Deep Residual Learning" describes it, with the names of tensors that both use.
+
+    Where the shape changes, akamaster's carries every other pixel between zero channels, a quarter of them on each
+    side; chenyaofo's has a projection with a norm.
+    """
+
+    def __init__(self, depth: int, classes: int = 10, padded: bool = True):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
+        before = 16
+        for stage, channels in enumerate((16, 32, 64)):
+            units = nn.Sequential()
+            for _ in range((depth - 2) // 6):
+                units.append(OriginalUnit(before, channels, padded))
+                before = channels
+            self.add_module(f'layer{stage + 1}', units)
+        self.add_module('linear' if padded else 'fc', nn.Linear(64, classes))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        *stem, first, second, third, classifier = self.children()
+        x = F.relu(stem[1](stem[0](x)))
+        return classifier(third(second(first(x))).mean((2, 3)))
+
+
+class OriginalUnit(nn.Module):
+    """Two convolutions and a shortcut around them."""
+
+    def __init__(self, before: int, channels: int, padded: bool):
+        super().__init__()
+        stride = 1 if before == channels else 2
+        self.conv1, self.bn1 = nn.Conv2d(before, channels, 3, stride, 1, bias=False), nn.BatchNorm2d(channels)
+        self.conv2, self.bn2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels)
+        if before != channels and not padded:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(before, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        branch = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if hasattr(self, 'downsample'):
+            x = self.downsample(x)
+        elif x.shape != branch.shape:
+            x = x[:, :, ::2, ::2]
+            nothing = x.new_zeros(len(x), (branch.shape[1] - x.shape[1]) // 2, *x.shape[2:])
+            x = torch.cat([nothing, x, nothing], 1)
+        return F.relu(x + branch)
+
+
+def publish_akamaster(name: str, folder: Path, images: torch.Tensor) -> Published:
+    """A .th as an old PyTorch wrote it: the state dict of a module in parallel, without counters, and its accuracy."""
+    torch.manual_seed(0)
+    model = fill(OriginalResNet(depth_of(name.partition('.')[0])), images)
+    tensors = {f'module.{key}': tensor for key, tensor in model.state_dict().items() if not key.endswith('tracked')}
+    file = _download(name, folder)
+    torch.save(dict(state_dict=tensors, best_prec1=10.), file, _use_new_zipfile_serialization=False)
+    return Published(name, file, f'sha256:{digest_of(file)[:8]}', model)
+
+
+def publish_chenyaofo(name: str, folder: Path, images: torch.Tensor) -> Published:
+    """A .pt with a state dict."""
+    torch.manual_seed(0)
+    architecture, _, tag = name.partition('.')
+    model = fill(OriginalResNet(depth_of(architecture), int(tag.removeprefix('cifar')), padded=False), images)
+    file = _download(name, folder)
+    torch.save(model.state_dict(), file)
+    return Published(name, file, f'sha256:{digest_of(file)[:8]}', model)
 
 
 # Keras

@@ -7,7 +7,7 @@ from typing import Annotated, List, Optional
 import typer
 
 from ..catalog import DEMO_MODEL
-from ..errors import check_device
+from ..errors import UserError, check_device
 from .options import BatchSize, Data, Device, ImgSize, Json, Match, Model, NumClasses, Split, Weights
 from .screen import print_networks, print_predictions, print_scores, show_progress
 
@@ -29,28 +29,33 @@ def list_models(
 
 def predict(
         images: Annotated[List[Path], typer.Argument(help='Image files of any size, or folders of them.')],
-        model: Model = DEMO_MODEL,
+        model: Model = None,
         weights: Weights = None,
         top_k: Annotated[int, typer.Option(help='Classes an image.')] = 5,
         device: Device = 'cpu',
         as_json: Json = False,
 ) -> None:
-    """Name what is in images; one that cannot be read costs its own row, and the exit code is 1.
+    """Name what is in images, by the network that ships unless told otherwise.
+
+    An image that cannot be read costs its own row, and the exit code is 1.
 
     Example: `timm-preact predict cat.png --top-k 3 --json`
     """
     from .. import evaluation
     from ..images import image_files
+    from ..loading import find_name
     where, files = check_device(device), image_files(images)
-    results = evaluation.predict(evaluation.load_model(model, weights, where), files, top_k, where)
+    found = model or (find_name(weights, '--model') if weights else DEMO_MODEL)
+    net = evaluation.load_model(found, weights, where, as_in_file=model is None)
+    results = evaluation.predict(net, files, top_k, where)
     print(json.dumps(results, indent=1)) if as_json else print_predictions(results)
     if any('error' in result for result in results):
         raise SystemExit(1)
 
 
 def evaluate(
-        model: Model,
         data: Data,
+        model: Model = None,
         split: Split = 'test',
         weights: Weights = None,
         num_classes: NumClasses = None,
@@ -68,8 +73,13 @@ def evaluate(
     `timm-preact evaluate --model preact_resnet200_fb --data /imagenet/val --img-size 320 --crop-pct 1.0`
     """
     from .. import evaluation
+    from ..loading import find_name
     where = check_device(device)
-    net = evaluation.load_model(model, weights, where, num_classes)
+    if model is None and weights is None:
+        raise UserError('evaluate measures a network: name one by --model, or a file of weights by --weights.')
+    as_in_file = model is None and num_classes is None
+    model = model or find_name(weights, '--model')
+    net = evaluation.load_model(model, weights, where, num_classes, as_in_file=as_in_file)
     transform = evaluation.eval_transform(net, img_size, crop_pct, use_test_size=True)
     images = evaluation.open_images(data, split, transform)
     with show_progress(len(images), f'{model} on {data}') as advance:

@@ -9,7 +9,8 @@ __all__ = [
     'Weights',
 ]
 
-Model = Annotated[str, typer.Option(help='Registered name, with or without tag.')]
+Model = Annotated[Optional[str], typer.Option(
+    help='Registered name, with or without tag; if not given, the one that --weights fits.')]
 Weights = Annotated[Optional[str], typer.Option(
     help='Weights of your own: a file of any kind that convert reads, or a folder of train.cifar.')]
 NumClasses = Annotated[Optional[int], typer.Option(help="Classes of weights of your own, where not the name's.")]

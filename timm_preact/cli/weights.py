@@ -13,10 +13,10 @@ __all__ = ['convert', 'publish', 'verify']
 def convert(
         source: Annotated[str, typer.Argument(
             help='A name with tag, whose published weights are fetched, or a weight file: .t7, .h5, .params, .pth.zip, '
-                 '.pth, .safetensors.')],
+                 '.pth, .th, .safetensors.')],
         to: Annotated[Path, typer.Option(help='New folder.')],
         name: Annotated[Optional[str], typer.Option(
-            help='For a file: the network, with a tag of your choice.')] = None,
+            help='For a file: the network, with a tag of your choice; without it, the one that fits.')] = None,
         license: Annotated[Optional[str], typer.Option(help='For a file: its licence, e.g. apache-2.0.')] = None,
         model_kwargs: ModelKwargs = None,
 ) -> None:
@@ -24,11 +24,16 @@ def convert(
 
     Examples: `timm-preact convert preact_resnet200_fb.in1k --to fb`
 
+    `timm-preact convert resnet20-12fca82f.th --to resnet20`
+
     `timm-preact convert resnetv2_50.safetensors --name preact_resnet50.a1h_in1k --license apache-2.0 --to a1h`
     """
     from .. import hub
+    from ..weights import read_config
     sha256 = hub.convert(source, to, name, license, parse_model_kwargs(model_kwargs or []))
-    print(f'{to} holds {", ".join(sorted(path.name for path in to.iterdir()))}; sha256 {sha256}')
+    cfg = read_config(to / 'config.json')
+    print(f'{to} holds {cfg["architecture"]}.{cfg["pretrained_cfg"]["tag"]}: '
+          f'{", ".join(sorted(path.name for path in to.iterdir()))}; sha256 {sha256}')
 
 
 def verify(

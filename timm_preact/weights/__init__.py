@@ -17,11 +17,13 @@ from ..files import write_atomically
 from .sources import SOURCES
 
 __all__ = [
-    'CHECKSUMS', 'SHIPPED', 'TIMM_KEYS', 'WeightsError', 'check_finite', 'digest_of', 'export_model', 'find_weights',
-    'for_readers', 'read_checkpoint', 'read_config', 'read_weights', 'shipped_weights', 'verify',
+    'CHECKSUMS', 'LEAST_DIGITS', 'SHIPPED', 'TIMM_KEYS', 'WeightsError', 'check_finite', 'digest_of', 'export_model',
+    'find_weights', 'for_readers', 'has_checksum', 'read_checkpoint', 'read_config', 'read_weights', 'shipped_weights',
+    'verify',
 ]
 
 SHIPPED = Path(__file__).parent / 'shipped'
+LEAST_DIGITS = 8  # of a digest, as torch.hub has them in the names of files
 TIMM_KEYS = ('', 'state_dict_ema', 'model_ema', 'state_dict', 'model')  # where timm looks in a checkpoint, in order
 
 # 'name.tag' -> 'algorithm:digest' of the file whose tensors are loaded under it. A source that publishes no checksum is
@@ -50,12 +52,23 @@ def digest_of(path: Union[str, Path], algorithm: str = 'sha256') -> str:
     return digest.hexdigest()
 
 
+def has_checksum(path: Union[str, Path], checksum: str) -> bool:
+    """Whether the file at `path` has this checksum.
+
+    Args:
+        path: The file.
+        checksum: 'algorithm:digest', the digest whole or its first digits, which show damage and no forgery.
+    """
+    algorithm, _, digest = checksum.partition(':')
+    return len(digest) >= LEAST_DIGITS and digest_of(path, algorithm).startswith(digest)
+
+
 def verify(path: Union[str, Path], checksum: str) -> None:
-    """Raise WeightsError unless the file at `path` exists and has this checksum, 'algorithm:digest'."""
+    """Raise WeightsError unless the file at `path` exists and has this checksum, see `has_checksum`."""
     if not Path(path).is_file():
         raise WeightsError(f'{path} does not exist: install timm_preact again or name another weight file.')
-    algorithm, _, digest = checksum.partition(':')
-    if digest_of(path, algorithm) != digest:
+    if not has_checksum(path, checksum):
+        algorithm, _, digest = checksum.partition(':')
         raise WeightsError(f'{path} is damaged (its {algorithm} is not {digest[:12]}...): fetch or install it again.')
 
 

@@ -68,7 +68,8 @@ def locate(variant: str, cfg: Any, cache_dir: Optional[str] = None) -> Dict[str,
         return {}
     organization = os.environ.get(HUB_ORGANIZATION)
     if organization and (not cfg.url or name in SOURCES and cfg.url == SOURCES[name].url):
-        file = from_hub(f'{organization}/{name}', checksum=CHECKSUMS.get(name), cache_dir=cache_dir)
+        ours = None if name in SOURCES else CHECKSUMS.get(name)
+        file = from_hub(f'{organization}/{name}', checksum=ours, cache_dir=cache_dir)
         if file is None:
             raise WeightsError(f'{organization}/{name} has no model.safetensors: publish it with timm-preact publish.')
         return dict(file=str(file), custom_load=False)
@@ -84,8 +85,9 @@ def _weights_elsewhere(variant: str) -> str:
     """What somebody can do who wants weights for a name that has none."""
     architectures = {key: key.partition('.')[0] for key in SOURCES}
     others = sorted({
-        key if name == variant else name
-        for key, name in architectures.items() if name == variant or name.startswith(f'{variant}_')})
+        name if name != variant and timm.models.is_model_pretrained(name) else key
+        for key, name in architectures.items()
+        if name == variant or name.startswith(f'{variant}_') and ('_orig' in name) == ('_orig' in variant)})
     where = f'{" and ".join(others)} {"has" if len(others) == 1 else "have"} some; or ' if others else ''
     return f'{where}train it with train.cifar, name weights of your own, or pass pretrained=False.'
 
@@ -199,13 +201,13 @@ def from_hub(
 ) -> Optional[Path]:
     """model.safetensors of a repository on the Hub, from the cache or the network, verified.
 
-    It is checked against `checksum` if that is a sha256, else against the sha256 in the config.json of the same commit:
+    It is checked against `checksum`, or without one against the sha256 in the config.json of the same commit:
     that shows a damaged file, not a forged one.
 
     Args:
         repo_id: ORG/NAME.
         revision: Branch, tag or commit, None for main.
-        checksum: 'algorithm:digest' from CHECKSUMS.
+        checksum: 'sha256:digest' of model.safetensors, where it is known.
         cache_dir: Folder of the cache, None for the Hub client's.
 
     Returns:
@@ -229,7 +231,7 @@ def from_hub(
         raise WeightsError(f'{repo_id} cannot be fetched from the Hub ({describe(e)}): check the name, your token and '
                            f'the network.') from e
     digest = read_config(config).get('sha256')
-    if checksum is None or not checksum.startswith('sha256:'):
+    if checksum is None:
         checksum = f'sha256:{digest}' if digest else None
     if checksum:
         try:

@@ -2,18 +2,30 @@
 
 Errors are top-1 and top-5 errors in percent as the source reports them; nobody measured them here. A checksum is of the
 file whose tensors are read: pytorchcv publishes the sha1 of the .pth inside its .zip, Keras the md5 of its .h5, FAIR
-nothing.
+nothing. akamaster and chenyaofo publish the first eight digits of the sha256, in a file's name as torch.hub reads it;
+where a file was at hand here, all of its digits are known.
 """
 from typing import Dict, NamedTuple, Optional, Tuple
 
-__all__ = ['LICENSES', 'SOURCES', 'Source']
+__all__ = ['CONVERSIONS', 'LICENSES', 'SOURCES', 'Source']
 
 PYTORCHCV = 'https://github.com/osmr/imgclsmob'
 FAIR = 'https://github.com/facebookarchive/fb.resnet.torch'
+AKAMASTER = 'https://github.com/akamaster/pytorch_resnet_cifar10'
+CHENYAOFO = 'https://github.com/chenyaofo/pytorch-cifar-models'
 KERAS = 'https://storage.googleapis.com/tensorflow/keras-applications/resnet'
 
 # What a licence's identifier on the Hub cannot say
 LICENSES = {FAIR: 'BSD 3-clause with an additional grant of patent rights (PATENTS, version 2)'}
+# What a conversion is and how it is tested, where it is another than that of most
+CONVERSIONS = {
+    AKAMASTER: """\
+The tensors are theirs, renamed, their channels in the order that our shortcuts ask for; the conversion is tested by
+logits against their network as the tests write it anew.""",
+    CHENYAOFO: """\
+The tensors are theirs, renamed; the conversion is tested by logits against their network as the tests write it
+anew.""",
+}
 
 
 class Source(NamedTuple):
@@ -21,7 +33,8 @@ class Source(NamedTuple):
 
     Attributes:
         url: Of the file; a .pth.zip holds one .pth.
-        checksum: 'sha1:...' or 'md5:...' as the publisher states it, None if the publisher states none.
+        checksum: 'sha1:...', 'md5:...' or 'sha256:...', at least the digits that the publisher states; None if the
+            publisher states none.
         origin: Project that published it.
         upstream: Its name there.
         license: Identifier on the Hub.
@@ -100,6 +113,24 @@ _CIFAR = {
     }),
 }
 
+# depth: (sha256, of which eight digits are published, top-1 error)
+_AKAMASTER = {
+    20: ('12fca82f0bebc4135bf1f32f6e3710e61d5108578464b84fd6d7f5c1b04036c8', 8.27),
+    32: ('d509ac1820d7f25398913559d7e81a13229b1e7adc5648e3bfa5e22dc137f850', 7.37),
+    44: ('014dd6541728a1c700b1642ab640e211dc6eb8ed507d70697458dc8f8a0ae2e4', 6.90),
+    56: ('4bfd97631478d6b638d2764fd2baff3edb1d7d82252d54439343b6596b9b5367', 6.61),
+    110: ('1d1ed7c2', 6.32),
+    1202: ('f3b1deed', 6.18),
+}
+
+# depth: {data set: (first digits of the sha256, top-1 and top-5 accuracy)}
+_CHENYAOFO = {
+    20: {'cifar10': ('4118986f', 92.60, 99.81), 'cifar100': ('23dac2f1', 68.83, 91.01)},
+    32: {'cifar10': ('ef93fc4d', 93.53, 99.77), 'cifar100': ('84213ce6', 70.16, 90.89)},
+    44: {'cifar10': ('2a3cabcb', 94.01, 99.77), 'cifar100': ('ffe32858', 71.63, 91.58)},
+    56: {'cifar10': ('187c023a', 94.37, 99.83), 'cifar100': ('f2eff4c8', 72.63, 91.94)},
+}
+
 # depth: (md5, reported errors)
 _KERAS = {
     50: ('3ef43a0b657b3be2300d5770ece849e0', (24.040, 6.966)),
@@ -114,6 +145,21 @@ SOURCES: Dict[str, Source] = {
             f'{upstream}_{data}', error.replace('.', '').rjust(4, '0'), release, sha1, (float(error), None), '32x32')
         for depth, (upstream, files) in _CIFAR.items()
         for data, (error, release, sha1) in files.items()
+    },
+    **{
+        f'preact_resnet{depth}_orig.aka_cifar10': Source(
+            url=f'{AKAMASTER}/raw/master/pretrained_models/resnet{depth}-{sha256[:8]}.th', checksum=f'sha256:{sha256}',
+            origin=AKAMASTER, upstream=f'resnet{depth}', license='bsd-2-clause', reported=(error, None),
+            protocol='32x32')
+        for depth, (sha256, error) in _AKAMASTER.items()
+    },
+    **{
+        f'preact_resnet{depth}_orig_chen.{data}': Source(
+            url=f'{CHENYAOFO}/releases/download/resnet/{data}_resnet{depth}-{sha256}.pt', checksum=f'sha256:{sha256}',
+            origin=CHENYAOFO, upstream=f'{data}_resnet{depth}', license='bsd-3-clause',
+            reported=(round(100 - top1, 2), round(100 - top5, 2)), protocol='32x32, best epoch on the test set')
+        for depth, files in _CHENYAOFO.items()
+        for data, (sha256, top1, top5) in files.items()
     },
     'preact_resnet200_fb.in1k': Source(
         url='https://d2j0dndfm35trm.cloudfront.net/resnet-200.t7', checksum=None, origin=FAIR, upstream='resnet-200.t7',
