@@ -31,8 +31,8 @@ from timm_preact.figures import new_figure, save_figure
 from timm_preact.files import write_json
 from timm_preact.inference import optimize
 from timm_preact.memory import bytes_kept
-from timm_preact.provenance import quote_command, record
 from train import places
+from train.command import record_command
 
 __all__ = ['main']
 
@@ -182,7 +182,7 @@ def main(
             families[family][quantity] = dict(
                 unit=QUANTITIES[quantity], line=fit_line(medians), medians=medians, rounds=by_depth)
     result = dict(
-        record(quote_command('python -m benchmarks.depth'), torch.device('cpu'), seed=0),
+        record_command('python -m benchmarks.depth', torch.device('cpu'), seed=0),
         load_before=load_before,  # processes that ran already: they slow down what is measured
         networks=FAMILIES,
         inference=dict(batch_size=INFERENCE_BATCH, precision='float32', memory_format='channels_last'),

@@ -32,8 +32,8 @@ from timm_preact.benchmark import (
 from timm_preact.data import ImageSet, load_sample
 from timm_preact.errors import UserError, check_device, one_sentence_errors
 from timm_preact.files import write_json
-from timm_preact.provenance import quote_command, record
 from train import places, replicas
+from train.command import record_command
 from train.group import Group, crews_of
 from train.recipe import choose_recipe
 from train.run import Run
@@ -288,7 +288,7 @@ def measure(name: str, scale: Scale, device: torch.device, to: Path) -> None:
         results[key] = value
         print(f'  {key}: {brief(value)}', flush=True)
         seconds = round(time.monotonic() - start, 1)
-        origin = record(quote_command('python -m benchmarks.gpu'), device)
+        origin = record_command('python -m benchmarks.gpu', device)
         write_json(to / f'{name}.json', dict(origin, seconds=seconds, results=results))
 
 

@@ -21,9 +21,9 @@ from timm_preact.evaluation import eval_transform, load_model, open_images
 from timm_preact.export import export
 from timm_preact.files import write_json
 from timm_preact.inference import optimize
-from timm_preact.provenance import quote_command, record
 from timm_preact.quantization import quantize
 from train import places
+from train.command import record_command
 
 __all__ = ['main']
 
@@ -87,7 +87,7 @@ def main(
     packages = 'onnx', 'onnxruntime', 'onnxscript'
     places.BENCHMARKS.mkdir(exist_ok=True)
     write_json(places.BENCHMARKS / 'int8_preact_resnet20.json', dict(
-        record(quote_command('python -m benchmarks.int8'), torch.device('cpu'), *packages),
+        record_command('python -m benchmarks.int8', torch.device('cpu'), *packages),
         model=MODEL, test_images=len(labels), calibration_images=CALIBRATION, error=errors, bytes=sizes,
         milliseconds_per_image={f'batch {count}': values for count, values in medians.items()},
         rounds={f'batch {count}': measured for count, measured in times.items()},

@@ -8,8 +8,8 @@ from rich.table import Table
 
 from timm_preact.benchmark import alternate
 from timm_preact.files import write_json
-from timm_preact.provenance import quote_command, record
 from train import places
+from train.command import record_command
 
 __all__ = ['compare']
 
@@ -50,5 +50,5 @@ def compare(
     Console(width=120).print(table)
     places.BENCHMARKS.mkdir(exist_ok=True)
     write_json(places.BENCHMARKS / f'benchmark_{name}.json', dict(
-        record(quote_command(program), device, *packages), unit=unit, rounds=measured, medians=medians, **facts))
+        record_command(program, device, *packages), unit=unit, rounds=measured, medians=medians, **facts))
     return medians

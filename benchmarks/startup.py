@@ -4,27 +4,20 @@
     python -m benchmarks.startup imports
 """
 import sys
-import time
 from functools import partial
-from typing import Callable
 
 import timm
 import typer
 
 from benchmarks.side_by_side import compare
+from timm_preact.benchmark import seconds_per_call
 from timm_preact.errors import UserError, one_sentence_errors
 from train.command import run_command
 
 AFTER_TIMM = 'import time, timm; start = time.perf_counter(); import timm_preact; print(time.perf_counter() - start)'
+time_once = partial(seconds_per_call, calls=1)  # a second call would find everything warm
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-
-
-def time_once(run: Callable[..., object], *arguments: object) -> float:
-    """Time a single call, in seconds: a second one would find everything warm."""
-    start = time.perf_counter()
-    run(*arguments)
-    return time.perf_counter() - start
 
 
 @app.command('creation')
@@ -35,10 +28,9 @@ def measure_creation(rounds: int = typer.Option(7, help='Measurements of each.')
         from pytorchcv.model_provider import get_model
     except ImportError as e:
         raise UserError("the peer is missing: pip install 'timm-preact[benchmark]'.") from e
-    import timm_preact  # noqa: F401
     compare('python -m benchmarks.startup', 'creation', 's', {
-        "timm.create_model('preact_resnet1001')": partial(time_once, timm.create_model, 'preact_resnet1001'),
-        "pytorchcv get_model('preresnet1001_cifar10')": partial(time_once, get_model, 'preresnet1001_cifar10'),
+        "timm.create_model('preact_resnet1001')": partial(time_once, partial(timm.create_model, 'preact_resnet1001')),
+        "pytorchcv get_model('preresnet1001_cifar10')": partial(time_once, partial(get_model, 'preresnet1001_cifar10')),
     }, rounds, packages=['pytorchcv'])
 
 
@@ -49,8 +41,8 @@ def measure_imports(rounds: int = typer.Option(9, help='Measurements of each.'))
     python = sys.executable
     compare('python -m benchmarks.startup', 'imports', 's', {
         'import timm_preact, after timm': lambda: float(run_command([python, '-c', AFTER_TIMM])),
-        'import timm': partial(time_once, run_command, [python, '-c', 'import timm']),
-        'timm-preact --help': partial(time_once, run_command, [python, '-m', 'timm_preact', '--help']),
+        'import timm': partial(time_once, partial(run_command, [python, '-c', 'import timm'])),
+        'timm-preact --help': partial(time_once, partial(run_command, [python, '-m', 'timm_preact', '--help'])),
     }, rounds)
 
 

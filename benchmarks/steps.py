@@ -5,7 +5,6 @@
 import multiprocessing
 import statistics
 import tempfile
-import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from functools import partial
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 import typer
 
 from benchmarks.side_by_side import compare
-from timm_preact.benchmark import images_per_second
+from timm_preact.benchmark import images_per_second, seconds_per_call
 from timm_preact.data import ImageSet, load_image_set
 from timm_preact.errors import one_sentence_errors
 from train.batches import EpochPlan, error_on
@@ -63,12 +62,10 @@ def open_runs(model: str, seeds: Iterable[int], sets: List[ImageSet], folder: Pa
                 Path(tempfile.mkdtemp(dir=folder)), device, **options) for seed in seeds]
 
 
-def time_evaluation(run: Run) -> float:
-    """Time an evaluation on the run's test images, in seconds."""
-    start = time.perf_counter()
+def evaluate(run: Run) -> None:
+    """Evaluate a run on its test images, on its own stream."""
     with run.on_stream():
         error_on(run.model, run.test_batches)
-    return time.perf_counter() - start
 
 
 def step_all(runs: List[Run]) -> None:
@@ -132,7 +129,7 @@ def main(
         def measure_ours(count: int = 1, **options: bool) -> float:
             runs = open_runs(model, range(count), sets, folder, where, **options)
             rate = images_per_second(partial(step_all, runs), count * BATCH, where, steps, warm_up)
-            evaluation.append(time_evaluation(runs[0]))
+            evaluation.append(seconds_per_call(partial(evaluate, runs[0]), where, calls=1))
             for run in runs:
                 run.close()
             return rate

@@ -1,5 +1,4 @@
 """Where a measurement came from: the one record that every result file holds beside its numbers."""
-import functools
 import os
 import platform
 import re
@@ -16,6 +15,7 @@ from .version import __version__
 
 __all__ = ['find_commit', 'name_hardware', 'quote_command', 'record']
 
+CLONE = Path(__file__).parents[1]  # where this package runs from one
 AFFECTING = ('MALLOC_', 'OMP_', 'KMP_', 'LD_PRELOAD')  # variables of the environment that change how fast a CPU is
 
 
@@ -28,7 +28,13 @@ def quote_command(program: str) -> str:
     return ' '.join([program, *map(shlex.quote, sys.argv[1:])])
 
 
-def record(command: str, device: torch.device, *packages: str, seed: Optional[int] = None) -> Dict[str, Any]:
+def record(
+        command: str,
+        device: torch.device,
+        *packages: str,
+        seed: Optional[int] = None,
+        clone: Path = CLONE,
+) -> Dict[str, Any]:
     """Say how a measurement can be made again.
 
     Args:
@@ -36,6 +42,7 @@ def record(command: str, device: torch.device, *packages: str, seed: Optional[in
         device: What the measurement ran on.
         packages: Distributions whose versions matter beside torch, timm and this package.
         seed: Of the measurement, where it draws anything.
+        clone: Of the program that measures, where that is not this package.
 
     Returns:
         `command`, `hardware`, `environment` (variables that change a CPU's speed), `versions`, `commit`, and `seed` if
@@ -47,7 +54,7 @@ def record(command: str, device: torch.device, *packages: str, seed: Optional[in
         environment={name: value for name, value in os.environ.items() if name.startswith(AFFECTING)},
         versions=dict(python=platform.python_version(), timm_preact=__version__, **{
             package: version(package) for package in ('torch', 'timm', *packages)}),
-        commit=find_commit(),
+        commit=find_commit(clone),
         **({} if seed is None else dict(seed=seed)),
     )
 
@@ -62,13 +69,11 @@ def name_hardware(device: torch.device) -> str:
     return f'{name[1] if name else platform.machine()} CPU, {threads} thread{"s" * (threads > 1)}'
 
 
-@functools.lru_cache
-def find_commit() -> Optional[str]:
-    """Find the commit of the clone that this package runs from, '-dirty' behind it if a tracked file differs.
+def find_commit(clone: Path = CLONE) -> Optional[str]:
+    """Find the commit of a clone, '-dirty' behind it if a tracked file differs.
 
-    As it was when a process first asked; None where the package is installed elsewhere, or git knows nothing of it.
+    None where the folder is no clone, such as that of an installed package, or git is missing.
     """
-    clone = Path(__file__).parents[1]
     if not (clone / '.git').exists():
         return None
     git = ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']

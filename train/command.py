@@ -1,13 +1,16 @@
-"""Commands that experiments run in processes of their own."""
+"""Commands: those that experiments run in processes of their own, and the one that started this process."""
 import os
 import subprocess
 from pathlib import Path
-from typing import List
+from typing import Any, Dict, List, Optional
+
+import torch
 
 from timm_preact.errors import UserError
+from timm_preact.provenance import quote_command, record
 from train.places import ROOT
 
-__all__ = ['run_command']
+__all__ = ['record_command', 'run_command']
 
 
 def run_command(command: List[str], *modules: Path, **variables: str) -> str:
@@ -29,3 +32,15 @@ def run_command(command: List[str], *modules: Path, **variables: str) -> str:
     if result.returncode:
         raise UserError(f'{" ".join(command[:3])} failed: {(result.stderr or result.stdout).strip()[-2000:]}')
     return result.stdout + result.stderr
+
+
+def record_command(program: str, device: torch.device, *packages: str, seed: Optional[int] = None) -> Dict[str, Any]:
+    """Record the command that started this process, with the commit of this clone; see `timm_preact.provenance.record`.
+
+    Args:
+        program: What stands before its arguments, 'python -m NAME'.
+        device: What the measurement ran on.
+        packages: Whose versions matter beside torch, timm and timm_preact.
+        seed: Of the measurement, where it draws anything.
+    """
+    return record(quote_command(program), device, *packages, seed=seed, clone=ROOT)

@@ -27,8 +27,8 @@ from timm_preact.evaluation import Images, eval_transform, load_model
 from timm_preact.figures import new_figure, save_figure
 from timm_preact.files import write_atomically
 from timm_preact.propagation import END, SAFE, Propagation, check, draw, measure
-from timm_preact.provenance import quote_command, record
 from timm_preact.weights import read_config
+from train.command import record_command
 from train.figures import STYLES
 from train.markdown import format_table
 from train.places import PROPAGATION, RESULTS
@@ -95,7 +95,7 @@ def measure_rows(
                             f'--runs out.')
         train, _, hashes = load_sets(data_of(row, data))
         result = dict(
-            record(quote_command('python -m train.propagation'), torch.device('cpu')), row=key, images=batch_size,
+            record_command('python -m train.propagation', torch.device('cpu')), row=key, images=batch_size,
             data_sha256=hashes[0], **measure_row(row, train, batch_size, draws, run))
         write_atomically(to / f'{key}.json', json.dumps(result).encode() + b'\n')
         print(f"{key}: direct {', '.join(format(draw['direct'], '.2g') for draw in result['draws'])}", flush=True)

@@ -14,10 +14,10 @@ from timm_preact.errors import UserError, one_sentence_errors
 from timm_preact.evaluation import load_model
 from timm_preact.files import write_json
 from timm_preact.hub import measure
-from timm_preact.provenance import quote_command, record
 from timm_preact.weights import digest_of
 from timm_preact.weights.fetch import fetch
 from timm_preact.weights.sources import SOURCES
+from train.command import record_command
 from train.places import PUBLISHED
 
 SPLITS = {'in1k': 'validation'}  # by data set; others are tested on 'test'
@@ -37,7 +37,7 @@ def main(
         evaluations = measure(load_model(name, device=device), data, split, device=device)
         PUBLISHED.mkdir(parents=True, exist_ok=True)
         write_json(PUBLISHED / f'{name}.json', dict(
-            record(quote_command('python -m train.published'), torch.device(device)), name=name,
+            record_command('python -m train.published', torch.device(device)), name=name,
             file_sha256=digest_of(fetch(name)), evaluations=evaluations))
         for evaluation in evaluations:
             print(f'{name}: ' + 'top-1 {top1:.2f} %, top-5 {top5:.2f} % of {images} images'.format_map(evaluation))

@@ -35,6 +35,7 @@ from timm_preact.weights import export_model
 from train.batches import Batches, EpochPlan, channel_statistics, error_on
 from train.figures import plot_run
 from train.group import Group, crews_of
+from train.places import ROOT
 from train.recipe import Recipe, lr_at, parameter_groups
 
 __all__ = ['FolderTaken', 'Run', 'local_device', 'peak_memory', 'train_together']
@@ -94,7 +95,7 @@ class Run:
         self.joins = capture and not compile_model
         self.group: Optional[Group] = None
         self.ways: Set[str] = set()
-        self.commit = find_commit()  # what trains it, whatever the clone becomes meanwhile
+        self.commit = find_commit(ROOT)  # what trains it, whatever the clone becomes meanwhile
         self.step = 0
         self.history: List[Dict[str, float]] = []
         self.seconds = 0.  # of this epoch, up to `since`, when the clock was last read
@@ -326,7 +327,7 @@ class Run:
         if self.step == self.total:
             self.state = 'finished'
 
-    def result(self, command: str = 'python -m train.cifar', **facts: Any) -> Dict[str, Any]:
+    def result(self, command: str, **facts: Any) -> Dict[str, Any]:
         """What a result file holds: settings, outcome, curve, and what it ran on.
 
         Args:
@@ -336,7 +337,7 @@ class Run:
         last = self.history[-1] if self.history else {}
         return dict(
             **facts,
-            **dict(record(command, self.device, seed=self.settings['seed']), commit=self.commit),
+            **dict(record(command, self.device, seed=self.settings['seed'], clone=ROOT), commit=self.commit),
             **{key: self.settings[key] for key in ('model', 'model_kwargs')},
             state=self.state,
             error=self.error,

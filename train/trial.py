@@ -18,9 +18,8 @@ from PIL import Image
 from timm_preact.data import ImageSet, load_image_set
 from timm_preact.errors import UserError, one_sentence_errors
 from timm_preact.files import write_json
-from timm_preact.provenance import quote_command, record
 from timm_preact.scripts import find_script, version_of
-from train.command import run_command
+from train.command import record_command, run_command
 from train.places import RECIPES, RESULTS, ROOT, TESTS
 
 CLASSES, SIZE = 20, 96  # the first classes, their images enlarged to 96x96
@@ -93,7 +92,7 @@ def main(
             print(f"{name}: loss {last['train_loss']:.2f}, validation top-1 {last['eval_top1']:.1f}, training top-1 "
                   f"{runs[name]['train_top1']:.1f}")
     write_json(RESULTS / 'imagenet_trial.json', dict(
-        record(quote_command('python -m train.trial'), torch.device('cpu'), seed=42), runs=runs,
+        record_command('python -m train.trial', torch.device('cpu'), seed=42), runs=runs,
         timm_scripts=version_of(scripts)))
 
 

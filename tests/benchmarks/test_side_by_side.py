@@ -49,6 +49,8 @@ def test_the_command_of_a_result_file_still_works(command, monkeypatch, capsys):
     """Its script is found and takes its options; --help behind them keeps it from measuring."""
     program, *words = command.split()
     module = 'timm_preact' if program == 'timm-preact' else words[1]
+    if program != 'timm-preact':
+        monkeypatch.delitem(sys.modules, module, raising=False)  # it starts anew
     monkeypatch.setattr(sys, 'argv', [module, *(words if program == 'timm-preact' else words[2:]), '--help'])
     with pytest.raises(SystemExit) as ended:
         runpy.run_module(module, run_name='__main__', alter_sys=True)

@@ -1,14 +1,11 @@
 """The record of a measurement says how it is made again."""
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
 
 from timm_preact import provenance
 from timm_preact.version import __version__
-
-ROOT = Path(provenance.__file__).parents[1]
 
 
 def test_a_record_has_command_hardware_environment_versions_commit_and_seed(monkeypatch):
@@ -27,9 +24,14 @@ def test_without_a_seed_there_is_none():
     assert 'seed' not in provenance.record('x', torch.device('cpu'))
 
 
-def test_the_commit_is_the_clones_and_none_elsewhere(tmp_path, monkeypatch):
-    git = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    found = provenance.find_commit.__wrapped__()
-    assert found is None if not (ROOT / '.git').exists() else found.removesuffix('-dirty') == git
-    monkeypatch.setattr(provenance, '__file__', str(tmp_path / 'timm_preact' / 'provenance.py'))
-    assert provenance.find_commit.__wrapped__() is None
+def test_the_commit_is_that_of_the_clone_named_and_none_where_there_is_none(tmp_path):
+    """As when the package is installed and a clone's train/ runs beside it."""
+    assert provenance.find_commit(tmp_path) is None
+    git = ['git', '-C', str(tmp_path), '-c', 'user.name=a', '-c', 'user.email=b']
+    (tmp_path / 'file').write_text('one')
+    for words in (['init', '-q'], ['add', '.'], ['commit', '-q', '-m', 'first']):
+        subprocess.run([*git, *words], check=True)
+    head = subprocess.run([*git, 'rev-parse', 'HEAD'], capture_output=True, text=True, check=True).stdout.strip()
+    assert provenance.record('x', torch.device('cpu'), clone=tmp_path)['commit'] == head
+    (tmp_path / 'file').write_text('two')
+    assert provenance.find_commit(tmp_path) == f'{head}-dirty'

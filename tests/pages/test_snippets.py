@@ -3,9 +3,8 @@
 Comments directly before a block: <!-- not run: WHY -->, <!-- slow --> for what takes over ten seconds, and
 <!-- needs: PACKAGE --> for a block of its own that is left out where a package is missing. All other blocks of a page
 run in their order, in one process and one folder, without a network; Python's share a namespace. A Python block that
-begins with # NAME.py is a file of that name. In the folder lie what the pages speak of: cifar10, photo.jpg, folder,
-models.py. Commands that are not run
-are parsed: a command or an option that does not exist fails.
+begins with # NAME.py is a file of that name. In the folder lies what the pages speak of: cifar10, photo.jpg, folder,
+models.py. Commands that are not run are parsed: a command or an option that does not exist fails.
 """
 import importlib
 import importlib.util

@@ -5,8 +5,10 @@ import pytest
 import torch
 from support.published import publish_akamaster
 
+from timm_preact.provenance import find_commit
 from timm_preact.weights import CHECKSUMS, digest_of
 from train import cards, published
+from train.places import ROOT
 
 NAME = 'preact_resnet20_orig.aka_cifar10'
 
@@ -29,7 +31,7 @@ def test_what_is_measured_of_published_weights_is_what_their_card_says(
     assert 'evaluations' not in cards.configure_source(NAME)
     published.main([NAME], data=str(npz_folder), device='cpu')
     result = json.loads((results / f'{NAME}.json').read_text())
-    assert result['file_sha256'] == digest_of(file.file) and result['commit'] is not None
+    assert result['file_sha256'] == digest_of(file.file) and result['commit'] == find_commit(ROOT)
     (evaluation,) = cards.configure_source(NAME)['evaluations']
     assert evaluation['images'] == 100 and evaluation['top1'] == result['evaluations'][0]['top1']
     text = dict(cards.make_card(NAME, cards.configure_source(NAME)))[cards.CARDS / NAME / 'README.md']

@@ -125,7 +125,7 @@ def test_a_run_that_diverges_leaves_the_others_alone(make):
     tame = make(seed=1)
     assert [run.state for run in ends(wild, tame)] == ['diverged', 'finished']
     assert 'the run diverged' in wild.error and wild.step == 10
-    assert wild.result()['test_error'] is None
+    assert wild.result('its command')['test_error'] is None
     assert_same_bits(outcome(tame), outcome(ends(make(seed=1))[0]))
 
 
@@ -154,7 +154,7 @@ def test_a_run_says_how_many_trained_beside_it(make):
     runs = [make(), make(recipe=longer), make(recipe=longer)]
     assert [run.together for run in train_together(iter(runs), 2)] == [2, 2, 2]
     alone, = ends(make())
-    assert alone.result()['together'] == 1
+    assert alone.result('its command')['together'] == 1
 
 
 def test_splits_that_do_not_fit_each_other_are_refused(sets, tmp_path):

@@ -20,7 +20,6 @@ from typer.testing import CliRunner
 
 from timm_preact.catalog import PAPER
 from timm_preact.data import load_image_set
-from timm_preact.provenance import find_commit
 from train.cifar import app as cifar
 from train.evidence import collect, find_median, format_error, format_report, format_rows, locate_result
 from train.places import DOCS, RESULTS
@@ -276,10 +275,8 @@ def test_a_run_that_cannot_go_on_does_not_stop_the_others(tiny, results, tmp_pat
 
 def test_without_git_a_result_has_no_commit(tiny, results, monkeypatch):
     monkeypatch.setenv('PATH', '')
-    find_commit.cache_clear()  # of the tests before this one
     succeed('run', 'tiny-0', '--seeds', 1, *tiny)
     assert read(results, 'tiny-0', 0)['commit'] is None
-    find_commit.cache_clear()
 
 
 def test_a_run_that_diverges_is_kept_marked_and_not_run_again(tiny, results, monkeypatch):

@@ -92,13 +92,10 @@ def benchmark_all(
 ) -> Dict[str, Any]:
     """Measure several settings, and how fast the machine multiplies matrices of their types.
 
+    The arguments that are not told here are those of `benchmark`.
+
     Args:
         settings: What to measure.
-        device: Where.
-        against: Packages to measure beside us.
-        rounds: Measurements of each contestant.
-        compiled: Add ours with its units compiled.
-        graphs: Add ours in inference as a CUDA graph; on a GPU.
         advance: Called with 1 after each setting.
 
     Returns:
@@ -179,9 +176,9 @@ def benchmark(setting: Setting, device: torch.device, against: List[str], rounds
         elif setting.task == 'training':
             memory[name] = bytes_kept(nets[name], lambda name=name: compute_loss(nets[name], x, setting))[0]
         else:
-            with PeakMemory() as peak:
+            with PeakMemory() as counter:
                 call()
-            memory[name] = peak.peak
+            memory[name] = counter.peak
         call()
     seconds = alternate({name: partial(seconds_per_call, call, device) for name, call in calls.items()}, rounds)
     return dict(

@@ -1,6 +1,5 @@
 """What `measure.benchmark` found, as tables and as a picture."""
 import itertools
-import json
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -8,7 +7,7 @@ import timm
 
 from ..catalog import MEASURED, PAPER
 from ..figures import new_figure, save_figure
-from ..files import write_atomically
+from ..files import write_json
 from ..weights.sources import SOURCES
 from .peers import find_peers
 
@@ -135,7 +134,7 @@ def write(result: Dict[str, Any], path: Path) -> List[Path]:
     """Write `path`.json and, where it can be drawn, `path`.png; return what was written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     files = [path.with_suffix('.json')]
-    write_atomically(files[0], json.dumps(result, indent=1).encode() + b'\n')
+    write_json(files[0], result)
     if draw(result, path.with_suffix('.png')):
         files.append(path.with_suffix('.png'))
     return files
