@@ -136,7 +136,7 @@ def main(
 
         def measure_plain(amp: bool) -> float:
             run, = open_runs(model, [0], sets, folder, where)
-            plan = EpochPlan.make(0, 0, len(sets[0].labels), where)
+            plan = EpochPlan.make(run.recipe, 0, 0, sets[0].images.shape, where)
             batch = run.train_batches.train(plan, run.places)
             loop = train_plainly(run.model, iter(lambda: batch, None), run.recipe, run.total, amp)
             run.close()

@@ -46,6 +46,12 @@ def main(
             None, help="Steps of it, or a share below 1, in place of the recipe's; 0 for none."),
         weight_decay: Optional[float] = typer.Option(None, help="L2 penalty, in place of the recipe's."),
         label_smoothing: Optional[float] = typer.Option(None, help="Of the loss, in place of the recipe's."),
+        decay_all: Optional[bool] = typer.Option(
+            None, help="Decay BatchNorm's weights and biases too, in place of the recipe's."),
+        translate: Optional[int] = typer.Option(None, help="Pixels a crop moves at most, in place of the recipe's."),
+        cutout: Optional[int] = typer.Option(None, help="Side of the square cut out, in place of the recipe's."),
+        alternate_flips: Optional[bool] = typer.Option(
+            None, help="Flip an image every other epoch, or by chance, in place of the recipe's."),
         mean: Optional[str] = typer.Option(None, help="'pixel' or 'channel', in place of the recipe's."),
         bn_group: Optional[int] = typer.Option(None, help='Images that share BatchNorm statistics.'),
         model_kwargs: List[str] = typer.Option([], help='KEY=VALUE for the model, VALUE as JSON or a Python literal.'),
@@ -58,7 +64,8 @@ def main(
     """Train a network on CIFAR by the paper's recipe, or resume such a run."""
     chosen = choose_recipe(
         recipe, epochs=epochs, iterations=iterations, batch_size=batch_size, lr=lr, warmup=warmup,
-        weight_decay=weight_decay, label_smoothing=label_smoothing, mean=mean, bn_group=bn_group)
+        weight_decay=weight_decay, label_smoothing=label_smoothing, decay_all=decay_all,
+        translate=translate, cutout=cutout, alternate_flips=alternate_flips, mean=mean, bn_group=bn_group)
     if not 0 <= seed < 2 ** 31:
         raise UserError(f'--seed is {seed}: it must be from 0 to {2 ** 31 - 1}.')
     kwargs = parse_model_kwargs(model_kwargs)

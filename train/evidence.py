@@ -14,7 +14,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
 
 from train.markdown import format_table
 from train.places import RESULTS
-from train.recipe import choose_recipe
+from train.recipe import choose_recipe, complete_recipe
 from train.rows import (
     CIFAR,
     FIGURES,
@@ -53,7 +53,7 @@ def read_result(path: Path) -> Dict[str, Any]:
         row, seed, state, curve = ROWS[result['row']], result['seed'], result['state'], result['curve']
         numbers = [value for epoch in curve for value in (epoch['train_loss'], epoch['test_error'])]
         texts = [result['hardware'], result['data']['train_sha256'], result['data']['test_sha256']]
-        experiment = [result['model'], result['model_kwargs'], result['recipe']]
+        experiment = [result['model'], result['model_kwargs'], complete_recipe(result['recipe'])]
     except (OSError, RecursionError, LookupError, TypeError, AttributeError) as e:
         raise ValueError(f'it lacks {e}') from e
     recipe = json.loads(json.dumps(asdict(choose_recipe(**row.options))))

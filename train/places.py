@@ -1,7 +1,8 @@
 """Where results, pages and cards lie in the clone."""
 from pathlib import Path
 
-__all__ = ['BENCHMARKS', 'CARDS', 'DOCS', 'PROPAGATION', 'PUBLISHED', 'README', 'RECIPES', 'RESULTS', 'ROOT', 'TESTS']
+__all__ = ['ABLATION', 'BENCHMARKS', 'CARDS', 'DOCS', 'PROPAGATION', 'PUBLISHED', 'README', 'RECIPES', 'RESULTS',
+           'ROOT', 'TESTS']
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / 'README.md'
@@ -11,5 +12,6 @@ CARDS = ROOT / 'hub_cards'
 RECIPES = ROOT / 'train' / 'recipes'  # of timm's train.py
 RESULTS = ROOT / 'train' / 'results'  # of trainings
 PUBLISHED = RESULTS / 'published'  # of weights that others published
+ABLATION = RESULTS / 'ablation'  # of changes to a recipe, on a small copy
 BENCHMARKS = ROOT / 'benchmarks' / 'results'  # of experiments on speed and memory
 TESTS = ROOT / 'tests'

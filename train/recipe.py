@@ -6,7 +6,7 @@ import torch
 
 from timm_preact.errors import UserError
 
-__all__ = ['RECIPES', 'Recipe', 'choose_recipe', 'lr_at', 'parameter_groups']
+__all__ = ['RECIPES', 'Recipe', 'choose_recipe', 'complete_recipe', 'lr_at', 'parameter_groups']
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,9 @@ class Recipe:
         mean: What is subtracted from a pixel in [0, 1]: 'pixel' the mean image of the training set, nothing else;
             'channel' the mean of its channel, then division by the channel's standard deviation.
         label_smoothing: Of the cross-entropy.
+        translate: Pixels by which a crop of the zero-padded image is moved at most, in each direction.
+        cutout: Side in pixels of a square that is set to the mean, its centre anywhere in the crop; 0 for none.
+        alternate_flips: Flip an image in every other epoch, half of them in the first; False flips by chance.
     """
     iterations: int = 64_000
     epochs: Optional[float] = None
@@ -46,6 +49,9 @@ class Recipe:
     decay_all: bool = False
     mean: str = 'channel'
     label_smoothing: float = 0.
+    translate: int = 4
+    cutout: int = 0
+    alternate_flips: bool = False
 
 
 RECIPES: Dict[str, Recipe] = {
@@ -58,6 +64,14 @@ RECIPES: Dict[str, Recipe] = {
     'modern': Recipe(
         epochs=60, lr=0.2, warmup=0.15, schedule='linear', nesterov=True, weight_decay=5e-4, decay_all=True),
 }
+
+
+LATER = dict(translate=4, cutout=0, alternate_flips=False)  # what files are silent about that are older than it
+
+
+def complete_recipe(recipe: Dict[str, Any]) -> Dict[str, Any]:
+    """Complete a recipe as a file has it: with what was done before it could be chosen."""
+    return {**LATER, **recipe}
 
 
 def choose_recipe(recipe: str = 'paper', **given: Any) -> Recipe:
@@ -76,7 +90,7 @@ def choose_recipe(recipe: str = 'paper', **given: Any) -> Recipe:
     for key in ('epochs', 'iterations', 'batch_size', 'lr', 'bn_group'):
         if given.get(key, 1) <= 0:
             raise UserError(f"--{key.replace('_', '-')} is {given[key]}: it must be above 0.")
-    for key in ('weight_decay', 'warmup'):
+    for key in ('weight_decay', 'warmup', 'translate', 'cutout'):
         if given.get(key, 0) < 0:
             raise UserError(f"--{key.replace('_', '-')} is {given[key]}: it must not be below 0.")
     if 'iterations' in given:

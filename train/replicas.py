@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from timm_preact.layers import IMAGE_CHANNELS, Conv, Map, Merge, Norm, Shortcut, Unfit, View, layers_of
-from train.batches import PAD, Batches
+from train.batches import Batches, EpochPlan
 from train.recipe import Recipe
 
 try:
@@ -154,7 +154,7 @@ class Replicas:
     Attributes:
         rates: Learning rates, (R,).
         places: Where in its plan each stands, int32 (R,).
-        plan: order, top, left and flip of every place of the epoch, int32 (4, R, N), as `EpochPlan` has them.
+        plan: what `EpochPlan` has of every place of the epoch, in its order, int32 (6, R, N).
         seeds: Of dropout's masks, int32 (R,).
         loss_sum: Sum of the steps' losses, (R,).
 
@@ -239,7 +239,7 @@ class Replicas:
         self.places, self.seeds = torch.zeros(R, **integer), torch.zeros(R, **integer)
         self.mean, self.std = train.mean.contiguous(), train.std.contiguous()
         self.train, self.test = ((b.images.contiguous(), b.labels.contiguous()) for b in (train, test))
-        self.plan = torch.zeros(4, R, len(train.labels), **integer)
+        self.plan = torch.zeros(len(EpochPlan._fields), R, len(train.labels), **integer)
         self.test_order = torch.arange(len(test.labels), **integer).repeat(R, 1)
         self.test_order = nn.functional.pad(self.test_order, (0, -len(test.labels) % self.batch))
         self.labels = torch.zeros(R, self.batch, **integer)
@@ -383,15 +383,15 @@ class Replicas:
 
     def load_images(self, evaluate: bool) -> Launch:
         images, labels = self.test if evaluate else self.train
-        plan = [self.test_order] * 4 if evaluate else list(self.plan)
+        plan = [self.test_order] * len(self.plan) if evaluate else list(self.plan)
         height, width = self.size
         rows = max(1, ELEMENTWISE // (next_power_of_2(width) * IMAGE_CHANNELS))
         return Launch(
             blocks.augment_kernel, (self.batch, self.R, -(-height // rows)),
             (images, labels, *plan, self.places, self.mean, self.std, self.maps[self.net.images], self.labels,
              plan[0].shape[1], self.batch),
-            dict(H=height, W=width, C=IMAGE_CHANNELS, RB=rows, WB=next_power_of_2(width), PAD=PAD,
-                 MEAN_IMAGE=self.mean.ndim == 3, AUGMENT=not evaluate))
+            dict(H=height, W=width, C=IMAGE_CHANNELS, RB=rows, WB=next_power_of_2(width),
+                 HOLE=self.recipe.cutout, MEAN_IMAGE=self.mean.ndim == 3, AUGMENT=not evaluate))
 
     def shortcut_constants(self, shortcut: Optional[Shortcut], prefix: str) -> Dict[str, Any]:
         view = shortcut.view if shortcut else None

@@ -36,7 +36,7 @@ from train.batches import Batches, EpochPlan, channel_statistics, error_on
 from train.figures import plot_run
 from train.group import Group, crews_of
 from train.places import ROOT
-from train.recipe import Recipe, lr_at, parameter_groups
+from train.recipe import Recipe, complete_recipe, lr_at, parameter_groups
 
 __all__ = ['FolderTaken', 'Run', 'local_device', 'peak_memory', 'train_together']
 
@@ -127,7 +127,7 @@ class Run:
         self.describe(train, mean, std)
         mean = self.mean_image if pixel else torch.tensor(mean)
         self.train_batches, self.test_batches = (
-            Batches(images, mean, torch.tensor(std), self.device) for images in (train, test))
+            Batches(images, self.recipe, mean, torch.tensor(std), self.device) for images in (train, test))
 
     def make_step(self, compile_model: bool, capture: bool) -> None:
         """Everything that a step reads and changes on the device; it stays in its place, where a graph looks for it."""
@@ -171,7 +171,8 @@ class Run:
     def make_plan(self) -> EpochPlan:
         """The plan of the epoch that the next step is in."""
         epoch = self.step // self.steps_per_epoch
-        plan = EpochPlan.make(self.settings['seed'], epoch, len(self.train_batches.labels), self.device)
+        plan = EpochPlan.make(
+            self.recipe, self.settings['seed'], epoch, self.train_batches.images.shape, self.device)
         self.plan = self.plan or plan
         for mine, drawn in zip(self.plan, plan, strict=True):
             mine.copy_(drawn)
@@ -316,7 +317,7 @@ class Run:
                 'settings', 'recipe', 'step', 'history', 'seconds', 'loss_sum', 'model', 'momentum'))
         except Exception as e:  # torch and zipfile raise a dozen classes for a file that is no checkpoint
             raise UserError(f'{path} is no checkpoint of train.cifar: remove it or choose another folder.') from e
-        if settings != self.settings or recipe != asdict(self.recipe):
+        if settings != self.settings or complete_recipe(recipe) != asdict(self.recipe):
             raise UserError(f'{path} belongs to a run with other settings: choose another folder or remove it.')
         self.step, self.history, self.seconds = step, history, seconds
         self.ways = set(state.get('ways', ['pytorch'] if step else []))  # the modules, before there were kernels

@@ -57,11 +57,11 @@ class Beside:
         train, test = sets
         self.models, self.size, self.recipe, self.device = models, recipe.batch_size, recipe, device
         mean, std = torch.from_numpy(train.images.mean(0) / 255).float(), torch.ones(3)
-        self.batches, self.tests = (Batches(s, mean, std, device) for s in sets)
+        self.batches, self.tests = (Batches(s, recipe, mean, std, device) for s in sets)
         self.replicas = Replicas(models, recipe, self.batches, self.tests, device, dtype)
         self.optimizers = [torch.optim.SGD(
             parameter_groups(m, recipe), lr=0.1, momentum=recipe.momentum, nesterov=recipe.nesterov) for m in models]
-        self.plans = [EpochPlan.make(r, 0, len(train.labels), device) for r in range(len(models))]
+        self.plans = [EpochPlan.make(recipe, r, 0, train.images.shape, device) for r in range(len(models))]
         for r, (model, plan) in enumerate(zip(models, self.plans, strict=True)):
             self.replicas.put(r, model, {name: torch.zeros_like(p) for name, p in model.named_parameters()})
             for mine, drawn in zip(self.replicas.plan[:, r], plan, strict=True):

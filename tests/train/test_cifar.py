@@ -16,9 +16,9 @@ from support.runs import TINY
 from typer.testing import CliRunner
 
 from timm_preact.evaluation import eval_transform, evaluate, load_model, open_images
-from train.batches import PAD, Batches, EpochPlan, channel_statistics
+from train.batches import Batches, EpochPlan, channel_statistics
 from train.cifar import app
-from train.recipe import RECIPES, lr_at
+from train.recipe import RECIPES, choose_recipe, lr_at
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,31 +79,53 @@ def test_statistics_are_the_channels_mean_and_standard_deviation(sample):
 
 
 @pytest.mark.parametrize('mean_image', [True, False])
-def test_augmentation_is_zero_padding_crop_and_flip_of_the_normalised_image(sample, mean_image):
+@pytest.mark.parametrize('pad, side', [(4, 0), (6, 0), (0, 9), (4, 12)])
+def test_augmentation_is_zero_padding_crop_flip_and_hole_of_the_normalised_image(sample, mean_image, pad, side):
+    recipe = choose_recipe('modern', translate=pad, cutout=side)
     mean = torch.from_numpy(sample.images.mean(0) / 255).float() if mean_image else torch.tensor([0.5, 0.4, 0.3])
     std = torch.tensor([0.2, 0.3, 0.4])
-    batches = Batches(sample, mean, std, torch.device('cpu'))
-    plan = EpochPlan.make(0, 3, len(sample.labels), torch.device('cpu'))
+    batches = Batches(sample, recipe, mean, std, torch.device('cpu'))
+    plan = EpochPlan.make(recipe, 0, 3, sample.images.shape, torch.device('cpu'))
     x, y = batches.train(plan, torch.arange(64, 192))
     assert x.is_contiguous(memory_format=torch.channels_last)
     for place, image, label in zip(range(64, 192), x, y, strict=True):
         index = plan.order[place].item()
         normalised = (torch.from_numpy(sample.images[index]).float() / 255 - mean) / std
-        padded = np.pad(normalised.numpy(), ((PAD, PAD), (PAD, PAD), (0, 0)))
-        top, left = plan.top[place], plan.left[place]
+        padded = np.pad(normalised.numpy(), ((pad, pad), (pad, pad), (0, 0)))
+        top, left = plan.top[place] + pad, plan.left[place] + pad
         crop = padded[top:top + 32, left:left + 32]
         expected = crop[:, ::-1] if plan.flip[place] else crop
+        if side:
+            expected = expected.copy()
+            top, left = plan.hole_top[place], plan.hole_left[place]
+            expected[max(top, 0):top + side, max(left, 0):left + side] = 0
         assert label == sample.labels[index]
         assert np.array_equal(image.permute(1, 2, 0).numpy(), expected)
 
 
 def test_an_epoch_is_a_function_of_seed_and_number():
-    draw = [EpochPlan.make(seed, epoch, 1000, torch.device('cpu')) for seed, epoch in ((0, 1), (0, 1), (1, 1), (0, 2))]
+    draw = [EpochPlan.make(RECIPES['paper'], seed, epoch, (1000, 32, 32, 3), torch.device('cpu'))
+            for seed, epoch in ((0, 1), (0, 1), (1, 1), (0, 2))]
     assert all(torch.equal(a, b) for a, b in zip(draw[0], draw[1], strict=True))
     assert not torch.equal(draw[0].order, draw[2].order) and not torch.equal(draw[0].order, draw[3].order)
     assert draw[0].order.sort().values.equal(torch.arange(1000))
-    assert set(draw[0].top.tolist()) == set(range(2 * PAD + 1))
+    assert set(draw[0].top.tolist()) == set(range(-4, 5))
     assert 400 < draw[0].flip.sum() < 600
+
+
+def test_alternating_flips_show_an_image_both_ways_in_any_two_epochs():
+    recipe = choose_recipe('modern', alternate_flips=True)
+    flips = []
+    for epoch in range(4):
+        plan = EpochPlan.make(recipe, 5, epoch, (1000, 32, 32, 3), torch.device('cpu'))
+        flips.append(plan.flip[plan.order.argsort()])
+    assert torch.equal(flips[0], ~flips[1]) and torch.equal(flips[0], flips[2]) and torch.equal(flips[1], flips[3])
+    assert 400 < flips[0].sum() < 600
+
+
+def test_the_holes_centre_is_anywhere_in_the_crop():
+    plan = EpochPlan.make(choose_recipe('modern', cutout=8), 0, 0, (1000, 32, 16, 3), torch.device('cpu'))
+    assert set(plan.hole_top.tolist()) == set(range(-4, 28)) and set(plan.hole_left.tolist()) == set(range(-4, 12))
 
 
 @pytest.fixture(scope='module')

@@ -12,7 +12,7 @@ from support.runs import CPU, TINY, assert_same_bits, ends, outcome
 
 from benchmarks.steps import train_plainly
 from timm_preact.errors import UserError
-from train.batches import PAD, EpochPlan
+from train.batches import EpochPlan
 from train.recipe import RECIPES, choose_recipe, parameter_groups
 from train.run import FolderTaken, Run, train_together
 
@@ -24,8 +24,8 @@ def plain_batches(images, mean, std, plan, batch_size):
         for place in range(start, start + batch_size):
             index = plan.order[place].item()
             pixels = (images.images[index].astype(np.float32) / 255 - mean) / std
-            padded = np.pad(pixels, ((PAD, PAD), (PAD, PAD), (0, 0)))
-            top, left = plan.top[place].item(), plan.left[place].item()
+            padded = np.pad(pixels, ((4, 4), (4, 4), (0, 0)))
+            top, left = plan.top[place].item() + 4, plan.left[place].item() + 4
             crop = padded[top:top + 16, left:left + 16]
             batch.append(crop[:, ::-1] if plan.flip[place] else crop)
             labels.append(images.labels[index])
@@ -47,7 +47,8 @@ def test_fifty_steps_are_those_of_a_plain_loop(make, sets, recipe):
     model = timm.create_model('preact_resnet20', num_classes=10, **TINY).train()
     model.to(memory_format=torch.channels_last)  # another memory format sums in another order
     batches = (batch for epoch in range(5) for batch in plain_batches(
-        sets[0], mean.astype(np.float32), std.astype(np.float32), EpochPlan.make(3, epoch, 320, CPU), 32))
+        sets[0], mean.astype(np.float32), std.astype(np.float32), EpochPlan.make(
+            chosen, 3, epoch, sets[0].images.shape, CPU), 32))
     expected = [loss.item() for loss in train_plainly(model, batches, chosen, 50, amp=False)]
     mine = []
     for _ in expected:

@@ -777,12 +777,13 @@ def expand_kernel(values, index, out, P, WE, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def augment_kernel(images, labels, order, top, left, flip, places, mean, std, out, out_labels, epoch, batch,
+def augment_kernel(images, labels, order, top, left, flip, hole_top, hole_left, places, mean, std, out, out_labels,
+                   epoch, batch,
                    H: tl.constexpr, W: tl.constexpr, C: tl.constexpr, RB: tl.constexpr, WB: tl.constexpr,
-                   PAD: tl.constexpr, MEAN_IMAGE: tl.constexpr, AUGMENT: tl.constexpr):
+                   HOLE: tl.constexpr, MEAN_IMAGE: tl.constexpr, AUGMENT: tl.constexpr):
     """RB rows of an image a program: from bytes (N, H, W, 3) to out (R, batch, H, W, C), zeros behind the colours.
 
-    The plan (R, epoch) says at places[r] + i which image, crop and flip replica r takes as its i-th.
+    The plan (R, epoch) says at places[r] + i which image, crop, flip and hole replica r takes as its i-th.
     """
     i = tl.program_id(0)
     r = tl.program_id(1)
@@ -796,9 +797,13 @@ def augment_kernel(images, labels, order, top, left, flip, places, mean, std, ou
     row = h
     column = w
     if AUGMENT:
-        row = h + tl.load(top + at) - PAD
-        column = tl.where(tl.load(flip + at) != 0, W - 1 - w, w) + tl.load(left + at) - PAD
+        row = h + tl.load(top + at)
+        column = tl.where(tl.load(flip + at) != 0, W - 1 - w, w) + tl.load(left + at)
     ok = written & ((row >= 0) & (row < H) & (column >= 0) & (column < W))[:, None] & (c < 3)[None, :]
+    if AUGMENT and HOLE:
+        down = h - tl.load(hole_top + at)
+        right = w - tl.load(hole_left + at)
+        ok &= ((down < 0) | (down >= HOLE) | (right < 0) | (right >= HOLE))[:, None]
     o = ((row * W + column) * 3)[:, None] + c[None, :]
     v = tl.load(images + index * (H * W * 3) + o, mask=ok, other=0).to(tl.float32) / 255
     if MEAN_IMAGE:
