@@ -14,6 +14,7 @@ from timm_preact.catalog import MEASURED
 from timm_preact.weights import CHECKSUMS, digest_of, for_readers
 from timm_preact.weights.sources import SOURCES
 from train.places import CARDS, PUBLISHED, RESULTS
+from train.recipe import complete_recipe
 
 __all__ = ['configure_run', 'configure_source', 'find_result', 'format_training', 'make_card', 'make_cards']
 
@@ -26,7 +27,7 @@ TRAINING = """\
 
 Recipe `{recipe_name}`, seed {seed}: {epochs} epochs of batch {batch_size}, SGD with Nesterov momentum {momentum}, peak
 learning rate {lr} with a linear rise over {warmup:.0%} of the run and a linear fall to 0, weight decay {weight_decay}
-on every parameter, zero-padded random crops and flips, per-channel mean and standard deviation. It is not the paper's
+{decayed}, {augmentation}, per-channel mean and standard deviation. It is not the paper's
 recipe. The error is the last epoch's, of one seed: the spread between seeds was not measured.
 
 Trained in {precision} on: {hardware}, {minutes:.0f} minutes; Python {python}, torch {torch}, timm {timm}.
@@ -71,11 +72,22 @@ def make_card(name: str, config: Dict[str, Any], result: Optional[Dict[str, Any]
 
 def format_training(name: str, result: Dict[str, Any]) -> str:
     """Format how a network was trained, from its result file."""
+    recipe = complete_recipe(result['recipe'])
     return TRAINING.format(
-        name=name, minutes=result['train_seconds'] / 60,
+        name=name, minutes=result['train_seconds'] / 60, augmentation=format_augmentation(recipe),
+        decayed='on every parameter' if recipe['decay_all'] else 'on convolutions and the classifier',
         **{key: result[key] for key in ('command', 'recipe_name', 'seed', 'precision', 'hardware')},
-        **{key: result['recipe'][key] for key in ('epochs', 'batch_size', 'momentum', 'lr', 'warmup', 'weight_decay')},
+        **{key: recipe[key] for key in ('epochs', 'batch_size', 'momentum', 'lr', 'warmup', 'weight_decay')},
         **{key: result['versions'][key] for key in ('python', 'torch', 'timm')})
+
+
+def format_augmentation(recipe: Dict[str, Any]) -> str:
+    """Format what happens to images and labels."""
+    flips = 'a flip in every other epoch' if recipe['alternate_flips'] else 'random flips'
+    return ', '.join(filter(None, [
+        f'random crops of the image zero-padded by {recipe["translate"]}', flips,
+        recipe['cutout'] and f'a square of {recipe["cutout"]} pixels cut out',
+        recipe['label_smoothing'] and f'label smoothing {recipe["label_smoothing"]}']))
 
 
 def make_cards() -> Iterator[Tuple[Path, str]]:

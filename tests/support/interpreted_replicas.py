@@ -51,7 +51,8 @@ def test_a_step_is_that_of_the_modules(kind, small):
 
 
 def test_replicas_are_each_its_own_network_and_the_next_step_is_right_too(small):
-    beside = Beside([net('full', seed) for seed in (0, 1)], small, recipe='torch', label_smoothing=0.1, batch_size=4)
+    beside = Beside([net('full', seed) for seed in (0, 1)], small, recipe='torch', label_smoothing=0.1, batch_size=4,
+                    translate=2, cutout=5, alternate_flips=True)
     for step in range(2):
         beside.step(step)
         for r in range(2):

@@ -50,9 +50,10 @@ def planned(name, bn_group=64, classes=10, batch_size=128, **kwargs):
     """Replicas of a row's network with two units a stage, on images of the right size."""
     from train.replicas import Replicas
     images = ImageSet(np.zeros((128, 32, 32, 3), np.uint8), np.zeros(128, np.int64), [str(i) for i in range(classes)])
-    batches = Batches(images, torch.zeros(3), torch.ones(3), CPU)
+    recipe = choose_recipe('paper', bn_group=bn_group, batch_size=batch_size)
+    batches = Batches(images, recipe, torch.zeros(3), torch.ones(3), CPU)
     model = timm.create_model(name, num_classes=classes, **{**dict(layers=(2, 2, 2)), **kwargs})
-    return Replicas([model], choose_recipe('paper', bn_group=bn_group, batch_size=batch_size), batches, batches, CPU)
+    return Replicas([model], recipe, batches, batches, CPU)
 
 
 TYPES = {torch.float32: '*fp32', torch.bfloat16: '*bf16', torch.int32: '*i32', torch.int64: '*i64',
@@ -136,10 +137,11 @@ def test_what_the_kernels_do_not_take_is_refused_with_a_reason(arguments, senten
 def test_a_norm_of_one_value_is_refused_as_pytorch_does():
     from train.replicas import Replicas
     images = ImageSet(np.zeros((4, 2, 2, 3), np.uint8), np.zeros(4, np.int64), ['a', 'b'])
-    batches = Batches(images, torch.zeros(3), torch.ones(3), CPU)
+    recipe = choose_recipe('paper', batch_size=4, bn_group=1)
+    batches = Batches(images, recipe, torch.zeros(3), torch.ones(3), CPU)
     model = timm.create_model('preact_resnet110', layers=(1, 1), channels=(16, 32), num_classes=2)
     with pytest.raises(Unfit, match='one value of a channel'):
-        Replicas([model], choose_recipe('paper', batch_size=4, bn_group=1), batches, batches, CPU)
+        Replicas([model], recipe, batches, batches, CPU)
 
 
 @pytest.mark.parametrize('height, width', [(33, 32), (30, 32)])
