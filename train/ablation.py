@@ -9,12 +9,14 @@ are taken of every run, beside its last ones. One file a run goes to train/resul
 run again; `python -m train.pages` makes the table of docs/training.md from them.
 """
 import copy
+import json
+import statistics
 import tempfile
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, Iterator, Tuple
 
 import torch
 import typer
@@ -24,11 +26,12 @@ from timm_preact.errors import one_sentence_errors
 from timm_preact.files import write_json
 from timm_preact.provenance import quote_command
 from train.batches import Batches, error_on
+from train.markdown import format_table
 from train.places import ABLATION
 from train.recipe import choose_recipe
 from train.run import Run
 
-__all__ = ['CHANGES', 'shrink']
+__all__ = ['CHANGES', 'format_ablation', 'read_ablation', 'shrink']
 
 MODEL, IMAGES, FEW, EPOCHS = 'preact_resnet20', 10_000, 1_000, 20
 BASE = dict(recipe='modern', epochs=EPOCHS, translate=2)
@@ -98,6 +101,35 @@ def train(change: str, seed: int, data: str, command: str) -> str:
             str(memory): error_on(average.model, batches) for memory, average in averages.items()})
     write_json(locate(change, seed), {key: value for key, value in result.items() if key != 'test_error'})
     return f"{change}, seed {seed}: {result['validation_error']:.2f} %, {result['train_seconds']:.0f} s"
+
+
+def read_ablation() -> Dict[str, Dict[int, Dict[str, Any]]]:
+    """Read the results: those of each change that has any, by seed."""
+    results = [json.loads(path.read_text()) for path in sorted(ABLATION.glob('*.json'))]
+    return {change: {r['seed']: r for r in results if r['change'] == change} for change in CHANGES
+            if any(r['change'] == change for r in results)}
+
+
+def format_ablation() -> str:
+    """Format what each change gave: the mean error, and the mean of its difference from `modern` with equal seeds."""
+    results = read_ablation()
+    base = {seed: result['validation_error'] for seed, result in results['modern'].items()}
+
+    def list_cells(what: str, errors: Dict[int, float]) -> Tuple[str, ...]:
+        differences = [error - base[seed] for seed, error in errors.items() if seed in base]
+        spread = f'{statistics.stdev(differences):.2f}' if len(differences) > 1 and errors != base else '-'
+        return (what, f'{statistics.mean(errors.values()):.2f}',
+                '-' if errors == base else f'{statistics.mean(differences):+.2f}', spread, str(len(errors)))
+
+    def list_rows() -> Iterator[Tuple[str, ...]]:
+        for change, runs in results.items():
+            yield list_cells(CHANGES[change][0], {seed: run['validation_error'] for seed, run in runs.items()})
+        for memory in MEMORIES:
+            yield list_cells(f'weights averaged over {memory:.0%} of the run', {
+                seed: run['averaged'][str(memory)] for seed, run in results['modern'].items()})
+
+    headings = 'change', 'error, %', 'difference', 'its deviation', 'runs'
+    return format_table('lrrrr', headings, list_rows())
 
 
 @one_sentence_errors

@@ -23,6 +23,7 @@ from timm_preact.errors import one_sentence_errors
 from timm_preact.files import write_atomically
 from timm_preact.weights.sources import SOURCES
 from train import cards, propagation
+from train.ablation import format_ablation
 from train.evidence import collect, find_median, format_count, format_measured, format_report
 from train.markdown import format_table
 from train.places import BENCHMARKS, DOCS, PROPAGATION, README, RECIPES, RESULTS, ROOT
@@ -154,6 +155,7 @@ BLOCKS: Dict[str, Callable[[], str]] = {
         *SPEED, 'settled_training', 'preact_resnet1001_training', 'gpu_inference', 'gpu_training')},
     **{name: (lambda table=table: propagation.format_rows(*table, read_propagation(), read_runs()))
        for name, table in propagation.TABLES.items()},
+    'ablation': format_ablation,
     'warmup': propagation.format_warmup,
     'facts': lambda: propagation.format_facts(read_propagation()),
     'trial': format_trial,
