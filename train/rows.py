@@ -4,11 +4,12 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
 from timm_preact.weights.sources import SOURCES
 
-__all__ = ['CIFAR', 'DATA', 'FIGURES', 'MODERN_EPOCHS', 'MODERN_ROWS', 'PAPER_ROWS', 'ROWS', 'Row', 'SMALL_EPOCHS',
-           'SMALL_FIGURES', 'SMALL_ROWS', 'TRAINED_EPOCHS', 'TRAINED_ROWS']
+__all__ = ['CIFAR', 'DATA', 'FIGURES', 'PAPER_ROWS', 'ROWS', 'Row', 'SMALL_EPOCHS', 'SMALL_FIGURES', 'SMALL_ROWS',
+           'TRAINED_EPOCHS', 'TRAINED_ROWS', 'TUNED_ROWS']
 
 SMALL_EPOCHS = 4
-MODERN_EPOCHS = 200
+TUNED_EPOCHS = 100
+LONG_EPOCHS = 200
 TRAINED_EPOCHS = 38
 DATA = ('cifar10', 'cifar100')
 # Of the training images and the test images, as ImageSet.sha256 has it
@@ -27,7 +28,7 @@ class Row(NamedTuple):
         tables: Where it stands.
         case: What the paper calls it.
         model: Registered name.
-        paper: Test error in percent, or 'fail'.
+        paper: Test error in percent, 'fail', or None where there is none.
         kind: Of the paper's number: 'median' of 5 runs; 'run' of one; 'fail'; or 'pytorchcv', the number of a peer.
         mean: Mean and standard deviation, where the paper has them beside the median.
         data: 'cifar10' or 'cifar100'.
@@ -37,7 +38,7 @@ class Row(NamedTuple):
     tables: str
     case: str
     model: str
-    paper: Union[float, str]
+    paper: Union[float, str, None]
     kind: str = 'median'
     mean: Optional[Tuple[float, float]] = None
     data: str = 'cifar10'
@@ -95,12 +96,18 @@ PAPER_ROWS: Dict[str, Row] = {
     '1202-orig': Row('4', 'original, 1202 layers (one run)', 'preact_resnet110_orig', 7.93, 'run',
                      model_kwargs={'layers': [200, 200, 200]}),
 }
-MODERN_ROWS: Dict[str, Row] = {
-    f'modern-{depth}' + ('' if data == 'cifar10' else f'-{data}'): Row(
-        '-', f'ResNet-{depth}, recipe modern', f'preact_resnet{depth}',
-        SOURCES[f'preact_resnet{depth}_pcv.{data}'].reported[0], 'pytorchcv', data=data,
-        options={'recipe': 'modern', 'epochs': MODERN_EPOCHS})
-    for depth in (20, 110, 164, 1001) for data in DATA
+def _tuned(depth: int, data: str, epochs: int) -> Row:
+    peer = SOURCES.get(f'preact_resnet{depth}_pcv.{data}')
+    return Row('-', f'ResNet-{depth}, {epochs} epochs', f'preact_resnet{depth}', peer and peer.reported[0], 'pytorchcv',
+               data=data, options={'recipe': 'tuned', 'epochs': epochs})
+
+
+# What ships for every bare name, and what a long training makes of the deep ones
+TUNED_ROWS: Dict[str, Row] = {
+    **{f'tuned-{depth}': _tuned(depth, 'cifar10', TUNED_EPOCHS) for depth in (110, 164, 56, 20)},
+    **{f'tuned-{depth}-cifar100': _tuned(depth, 'cifar100', TUNED_EPOCHS) for depth in (20, 56)},
+    **{f'tuned-{depth}-long' + ('' if data == 'cifar10' else f'-{data}'): _tuned(depth, data, LONG_EPOCHS)
+       for depth in (110, 164, 1001) for data in DATA},
 }
 SMALL_ROWS: Dict[str, Row] = {
     key.replace('110-', '20-'): row._replace(
@@ -112,7 +119,7 @@ TRAINED_ROWS: Dict[str, Row] = {
     f'{key}-modern': PAPER_ROWS[key]._replace(tables='-', options={'recipe': 'modern', 'epochs': TRAINED_EPOCHS})
     for key in ('110-orig', '110-full')
 }
-ROWS = {**PAPER_ROWS, **MODERN_ROWS, **TRAINED_ROWS, **SMALL_ROWS}
+ROWS = {**PAPER_ROWS, **TUNED_ROWS, **TRAINED_ROWS, **SMALL_ROWS}
 # What the paper draws, by figure and panel: the original, and what it is compared with
 FIGURES: Dict[str, Dict[str, Tuple[str, str]]] = {
     'figure1': {'ResNet-1001': ('1001-orig', '1001-full')},

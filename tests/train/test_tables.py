@@ -86,7 +86,8 @@ def test_a_row_is_a_network_of_its_depth(key):
     row = ROWS[key]
     model = timm.create_model(f'{row.model}.{row.data}', device='meta', **row.model_kwargs)
     units = sum(len(stage.blocks) for stage in model.stages)
-    layers = {'20': 9, '110': 54, '164': 54, '1001': 333, '1202': 600}[key.removeprefix('modern-').split('-')[0]]
+    depth = key.removeprefix('tuned-').split('-')[0]
+    layers = {'20': 9, '56': 27, '110': 54, '164': 54, '1001': 333, '1202': 600}[depth]
     assert units == (108 if '1layer' in key else layers)
 
 
