@@ -16,13 +16,13 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Dict, Iterator, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import torch
 import typer
 
 from timm_preact.data import ImageSet, load_image_set
-from timm_preact.errors import one_sentence_errors
+from timm_preact.errors import UserError, one_sentence_errors
 from timm_preact.files import write_json
 from timm_preact.provenance import quote_command
 from train.batches import Batches, error_on
@@ -44,7 +44,9 @@ CHANGES: Dict[str, Tuple[str, Dict[str, Any]]] = {
     'decay-down': ('weight decay 0.0002', dict(weight_decay=2e-4)),
     'cutout': ('cutout of 8 pixels', dict(cutout=4)),
     'translate': ('translations of 6 pixels', dict(translate=3)),
+    'translate-less': ('translations of 2 pixels', dict(translate=1)),
     'rate-up': ('peak rate 0.4', dict(lr=0.4)),
+    'rate-max': ('peak rate 0.8', dict(lr=0.8)),
     'rate-down': ('peak rate 0.1', dict(lr=0.1)),
     'warmup': ('warm-up over 30 % of the run', dict(warmup=0.3)),
     'groups': ('statistics over 32 images', dict(bn_group=32)),
@@ -134,6 +136,7 @@ def format_ablation() -> str:
 
 @one_sentence_errors
 def main(
+        changes: Optional[List[str]] = typer.Argument(None, help=f'Of {", ".join(CHANGES)}; without any, all.'),
         data: str = typer.Option(help='CIFAR-10 as train.cifar reads it.'),
         seeds: int = typer.Option(3, help='Runs of each change.'),
         together: int = typer.Option(2, help='Processes, of one thread each.'),
@@ -141,7 +144,10 @@ def main(
     """Train what has no file yet, the first seed of every change first."""
     ABLATION.mkdir(parents=True, exist_ok=True)
     command = quote_command('python -m train.ablation')
-    missing = [(change, seed) for seed in range(seeds) for change in CHANGES if not locate(change, seed).exists()]
+    if unknown := set(changes or ()) - set(CHANGES):
+        raise UserError(f'{", ".join(sorted(unknown))} is no change: choose of {", ".join(CHANGES)}.')
+    missing = [(change, seed) for seed in range(seeds) for change in changes or CHANGES
+               if not locate(change, seed).exists()]
     with ProcessPoolExecutor(together, get_context('spawn')) as pool:
         for ended in as_completed(pool.submit(train, *run, data, command) for run in missing):
             print(ended.result(), flush=True)
