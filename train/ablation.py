@@ -1,12 +1,13 @@
 """What each change to the recipe `modern` gives, alone and together, on a small copy of CIFAR-10 that two cores can do.
 
-    python -m train.ablation --data DIR --seeds 3 --together 2
+    python -m train.ablation --data DIR --images 10000 --epochs 20
+    python -m train.ablation --data DIR --images 5000 --epochs 40
 
-The small copy: `preact_resnet20` on 10,000 of the training images at 16x16 (means of 2x2 pixels), for 20 epochs, which
-is about as far from its own training images as 20 layers are after 60 epochs of the whole set. The error is that on
-10,000 other training images: nothing here looks at a test image. Lengths in pixels are halved. Averages of the weights
+The small copy: `preact_resnet20` on some of the training images at 16x16 (means of 2x2 pixels). The error is that on
+10,000 other training images: nothing here looks at a test image. Lengths in pixels are halved. The fewer images are
+seen the more often, the farther the network is from what it was trained on, as in a long run. Averages of the weights
 are taken of every run, beside its last ones. One file a run goes to train/results/ablation, and what is there is not
-run again; `python -m train.pages` makes the table of docs/training.md from them.
+run again; `python -m train.pages` makes the table of docs/cifar.md from them.
 """
 import copy
 import json
@@ -16,7 +17,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 import typer
@@ -33,8 +34,8 @@ from train.run import Run
 
 __all__ = ['CHANGES', 'format_ablation', 'read_ablation', 'shrink']
 
-MODEL, IMAGES, FEW, EPOCHS = 'preact_resnet20', 10_000, 1_000, 20
-BASE = dict(recipe='modern', epochs=EPOCHS, translate=2)
+MODEL, OTHERS, FEW = 'preact_resnet20', 10_000, 1_000
+BASE = dict(recipe='modern', translate=2)
 CHANGES: Dict[str, Tuple[str, Dict[str, Any]]] = {
     'modern': ('`modern` as it is', {}),
     'smoothing': ('label smoothing 0.1', dict(label_smoothing=0.1)),
@@ -78,19 +79,19 @@ class Average:
         torch._foreach_lerp_(mine, theirs, self.step)
 
 
-def locate(change: str, seed: int) -> Path:
+def locate(change: str, epochs: int, seed: int) -> Path:
     """Locate the file of a run."""
-    return ABLATION / f'{change}.seed{seed}.json'
+    return ABLATION / f'{change}.{epochs}epochs.seed{seed}.json'
 
 
-def train(change: str, seed: int, data: str, command: str) -> str:
+def train(change: str, epochs: int, seed: int, data: str, count: int, command: str) -> str:
     """Train a run of the small copy on one core and write its file; returns what to say of it."""
     torch.set_num_threads(1)
     whole = load_image_set(data, 'train')
-    images = shrink(whole, slice(IMAGES))
-    others, few = (shrink(whole, slice(-count, None)) for count in (IMAGES, FEW))
+    images = shrink(whole, slice(count))
+    others, few = (shrink(whole, slice(-some, None)) for some in (OTHERS, FEW))
     settings = dict(model=MODEL, model_kwargs={}, seed=seed, amp=False, data=[images.sha256, others.sha256])
-    recipe = choose_recipe(**{**BASE, **CHANGES[change][1]})
+    recipe = choose_recipe(**{**BASE, 'epochs': epochs, **CHANGES[change][1]})
     with tempfile.TemporaryDirectory() as folder, closing(Run(
             settings, recipe, images, few, Path(folder), torch.device('cpu'))) as run:
         averages = {memory: Average(run.model, memory * run.total) for memory in MEMORIES}
@@ -101,43 +102,57 @@ def train(change: str, seed: int, data: str, command: str) -> str:
         batches = Batches(others, recipe, run.train_batches.mean, run.train_batches.std, run.device)
         result = run.result(command, change=change, validation_error=error_on(run.model, batches), averaged={
             str(memory): error_on(average.model, batches) for memory, average in averages.items()})
-    write_json(locate(change, seed), {key: value for key, value in result.items() if key != 'test_error'})
+    write_json(locate(change, epochs, seed), {key: value for key, value in result.items() if key != 'test_error'})
     return f"{change}, seed {seed}: {result['validation_error']:.2f} %, {result['train_seconds']:.0f} s"
 
 
-def read_ablation() -> Dict[str, Dict[int, Dict[str, Any]]]:
-    """Read the results: those of each change that has any, by seed."""
-    results = [json.loads(path.read_text()) for path in sorted(ABLATION.glob('*.json'))]
-    return {change: {r['seed']: r for r in results if r['change'] == change} for change in CHANGES
-            if any(r['change'] == change for r in results)}
+def read_ablation() -> Dict[int, Dict[str, Dict[int, Dict[str, Any]]]]:
+    """Read the results: by how often images were seen, by change, by seed."""
+    found: Dict[int, Dict[str, Dict[int, Dict[str, Any]]]] = {}
+    for path in sorted(ABLATION.glob('*.json')):
+        result = json.loads(path.read_text())
+        found.setdefault(result['recipe']['epochs'], {}).setdefault(result['change'], {})[result['seed']] = result
+    return dict(sorted(found.items()))
+
+
+def format_difference(errors: Dict[int, float], base: Dict[int, float]) -> str:
+    """Format the mean of the differences between runs of equal seeds, their standard deviation, and how many."""
+    differences = [error - base[seed] for seed, error in errors.items() if seed in base]
+    if not differences:
+        return '-'
+    spread = f' ± {statistics.stdev(differences):.2f}' if len(differences) > 1 else ''
+    return f'{statistics.mean(differences):+.2f}{spread} ({len(differences)})'
 
 
 def format_ablation() -> str:
-    """Format what each change gave: the mean error, and the mean of its difference from `modern` with equal seeds."""
+    """Format what each change gave: the error of `modern`, and the differences from it, by how often images were seen.
+
+    Behind each number stands of how many runs it is.
+    """
     results = read_ablation()
-    base = {seed: result['validation_error'] for seed, result in results['modern'].items()}
-
-    def list_cells(what: str, errors: Dict[int, float]) -> Tuple[str, ...]:
-        differences = [error - base[seed] for seed, error in errors.items() if seed in base]
-        spread = f'{statistics.stdev(differences):.2f}' if len(differences) > 1 and errors != base else '-'
-        return (what, f'{statistics.mean(errors.values()):.2f}',
-                '-' if errors == base else f'{statistics.mean(differences):+.2f}', spread, str(len(errors)))
-
-    def list_rows() -> Iterator[Tuple[str, ...]]:
-        for change, runs in results.items():
-            yield list_cells(CHANGES[change][0], {seed: run['validation_error'] for seed, run in runs.items()})
-        for memory in MEMORIES:
-            yield list_cells(f'weights averaged over {memory:.0%} of the run', {
-                seed: run['averaged'][str(memory)] for seed, run in results['modern'].items()})
-
-    headings = 'change', 'error, %', 'difference', 'its deviation', 'runs'
-    return format_table('lrrrr', headings, list_rows())
+    bases = {epochs: {seed: result['validation_error'] for seed, result in runs['modern'].items()}
+             for epochs, runs in results.items()}
+    rows = {CHANGES['modern'][0]: [
+        f'{statistics.mean(base.values()):.2f} ({len(base)})' for base in bases.values()]}
+    for change in [change for change in CHANGES if change != 'modern']:
+        rows[CHANGES[change][0]] = [format_difference({
+            seed: result['validation_error'] for seed, result in runs.get(change, {}).items()}, bases[epochs])
+            for epochs, runs in results.items()]
+    for memory in MEMORIES:
+        rows[f'weights averaged over {memory:.0%} of the run'] = [format_difference({
+            seed: result['averaged'][str(memory)] for seed, result in runs['modern'].items()}, bases[epochs])
+            for epochs, runs in results.items()]
+    headings = [f'{epochs} epochs' for epochs in results]
+    return format_table('l' + 'r' * len(results), ('error on other images, %', *headings), (
+        (what, *cells) for what, cells in rows.items()))
 
 
 @one_sentence_errors
 def main(
         changes: Optional[List[str]] = typer.Argument(None, help=f'Of {", ".join(CHANGES)}; without any, all.'),
         data: str = typer.Option(help='CIFAR-10 as train.cifar reads it.'),
+        images: int = typer.Option(10_000, help='How many of the training images.'),
+        epochs: int = typer.Option(20, help='How often each is seen.'),
         seeds: int = typer.Option(3, help='Runs of each change.'),
         together: int = typer.Option(2, help='Processes, of one thread each.'),
 ) -> None:
@@ -146,10 +161,10 @@ def main(
     command = quote_command('python -m train.ablation')
     if unknown := set(changes or ()) - set(CHANGES):
         raise UserError(f'{", ".join(sorted(unknown))} is no change: choose of {", ".join(CHANGES)}.')
-    missing = [(change, seed) for seed in range(seeds) for change in changes or CHANGES
-               if not locate(change, seed).exists()]
+    missing = [(change, epochs, seed) for seed in range(seeds) for change in changes or CHANGES
+               if not locate(change, epochs, seed).exists()]
     with ProcessPoolExecutor(together, get_context('spawn')) as pool:
-        for ended in as_completed(pool.submit(train, *run, data, command) for run in missing):
+        for ended in as_completed(pool.submit(train, *run, data, images, command) for run in missing):
             print(ended.result(), flush=True)
 
 

@@ -94,12 +94,12 @@ def test_other_data_than_the_runs_are_refused(run, places, npz_folder, tmp_path)
 
 
 def test_the_small_copy_trains_a_change_and_measures_images_that_it_did_not_see(npz_folder, tmp_path, monkeypatch):
-    for name, value in dict(ABLATION=tmp_path, IMAGES=100, FEW=20, EPOCHS=1).items():
+    for name, value in dict(ABLATION=tmp_path, OTHERS=100, FEW=20).items():
         monkeypatch.setattr(ablation, name, value)
-    monkeypatch.setitem(ablation.BASE, 'epochs', 1)
     monkeypatch.setitem(ablation.BASE, 'batch_size', 20)
-    assert ablation.train('cutout', 3, str(npz_folder), 'python -m train.ablation').startswith('cutout, seed 3: ')
-    result = json.loads((tmp_path / 'cutout.seed3.json').read_text())
+    said = ablation.train('cutout', 1, 3, str(npz_folder), 100, 'python -m train.ablation')
+    assert said.startswith('cutout, seed 3: ')
+    result = json.loads((tmp_path / 'cutout.1epochs.seed3.json').read_text())
     assert result['recipe']['cutout'] == 4 and result['recipe']['label_smoothing'] == 0 and 'test_error' not in result
     assert set(result['averaged']) == {'0.02', '0.05'} and 0 <= result['validation_error'] <= 100
     assert result['data']['train_sha256'] != result['data']['test_sha256']
