@@ -60,8 +60,8 @@ def compare_networks(
         truth, said_a, said_b = (sample.classes[i] for i in (sample.labels[index], *found.answers[:, index]))
         picture = Image.fromarray(sample.images[index]).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
         images.append((picture, f'{truth}; A says {said_a}, B says {said_b}'))
-    shown = f', the first {len(images)} of them below' if len(found.differ) > len(images) else ''
-    summary = (f'A names {a.top1:.1f} % of {a.images} test images of CIFAR-10 rightly, B {b.top1:.1f} %; they name '
-               f'{len(found.differ)} differently{shown}.')
+    shown = f', of which {len(images)} are shown' if len(found.differ) > len(images) else ''
+    summary = (f'A names {a.top1:.1f} % of {a.images} test images of CIFAR-10 rightly, B {b.top1:.1f} %; they differ '
+               f'on {len(found.differ)}{shown}.')
     return Difference([*rows, ('all', f'{a.top1:.1f}', f'{b.top1:.1f}')], images, summary,
                       evaluate_command(first, second))

@@ -13,7 +13,7 @@ from .networks import list_here
 from .predict import LAST, TOP_K, list_samples, predict
 from .signals import DEPTHS, IMAGES, choose, measure_variants
 
-__all__ = ['build', 'choose_theme']
+__all__ = ['CSS', 'build', 'choose_theme']
 
 TITLE = 'Pre-activation residual networks'
 INTRO = f"""# {TITLE}
@@ -22,6 +22,12 @@ stays on the machine that runs this page, and is deleted after ten minutes."""
 SIGNAL = """Networks as created, on eight test images of CIFAR-10: above, how the variance of the signal grows; below,
 what is left of the gradient on its way back, and of its part through the shortcuts alone."""
 FIRST = 'ship'  # the sample chosen when the page opens
+DROP = 160  # pixels that an empty field for a file needs
+# thumbnails as small as the images are, as many in a row as fit, in a frame as high as they are
+CSS = """
+#samples .grid-container { grid-template-columns: repeat(auto-fill, minmax(72px, 1fr)); }
+#samples .grid-wrap { min-height: 0; max-height: none; }
+"""
 VARIANTS = (('full', 'add', 110), ('orig', 'const_scale', 110), ('none', 'add', 110))
 HEAVY = dict(concurrency_limit=1, concurrency_id='heavy', api_visibility='private')
 LIGHT = dict(queue=False, api_visibility='private')
@@ -61,9 +67,8 @@ def answer_signal(*values: Any, progress: Any) -> Iterator[Sequence[Any]]:
         yield figure, '\n\n'.join(f'**{title}:** {text}' for title, text in sentences), commands, ''
 
 
-def answer_compare(first: str, first_file: Any, second: str, second_file: Any, progress: Any) -> Iterator[Sequence[Any]]:
-    found = compare_networks(
-        (first, first_file), (second, second_file), lambda share, title: progress(share, desc=title))
+def answer_compare(*values: Any, progress: Any) -> Iterator[Sequence[Any]]:
+    found = compare_networks(values[:2], values[2:], lambda share, title: progress(share, desc=title))
     yield found.rows, found.images, found.command, found.summary
 
 
@@ -73,7 +78,8 @@ def choose_network(label: str, value: str) -> gr.Dropdown:
 
 
 def show_command(value: str) -> gr.Code:
-    return gr.Code(value, language='shell', label='The same on the command line', interactive=False, wrap_lines=True)
+    return gr.Code(value, language=None, label='The same on the command line', interactive=False, wrap_lines=True,
+                   show_line_numbers=False, lines=1, max_lines=8, buttons=['copy'])
 
 
 def build_predict() -> None:
@@ -81,18 +87,20 @@ def build_predict() -> None:
     chosen = gr.State(next(i for i, (_, name) in enumerate(samples) if name == FIRST))
     with gr.Row():
         with gr.Column():
-            file = gr.File(label='An image', file_count='single', height=120)
+            file = gr.File(label='An image of your own', height=DROP)
+            gr.Markdown('or one of ten test images of CIFAR-10:')
             gallery = gr.Gallery(
-                samples, label='or one of ten test images of CIFAR-10', columns=5, height='auto', allow_preview=False,
-                buttons=[], interactive=False, object_fit='contain')
+                samples, label='Test images', show_label=False, elem_id='samples', height='auto', allow_preview=False,
+                buttons=[], interactive=False)
             network = choose_network('Network', DEMO_MODEL)
             stage = gr.Radio([*'1234', LAST], value=LAST, label='Stage whose look is drawn')
             button = gr.Button('Predict', variant='primary')
         with gr.Column():
             said = gr.HTML()
             guesses = gr.Label(label=f'The {TOP_K} most probable classes', num_top_classes=TOP_K)
-            looks = gr.Image(label='Where the network looks: yellow', format='png', interactive=False, buttons=[],
-                             alt_text='Grad-CAM over the image')
+            gr.Markdown('Where it looks for the first of them, by Grad-CAM: yellow most, dark blue least.')
+            looks = gr.Image(label='Grad-CAM', show_label=False, format='png', interactive=False, buttons=[],
+                             alt_text='The image as the network gets it, under the heat of Grad-CAM')
     command = show_command(predict_command(f'{FIRST}.png', DEMO_MODEL, None, TOP_K))
     listener = dict(fn=answering(answer_predict, 3), inputs=[file, chosen, network, stage],
                     outputs=[guesses, looks, command, said], show_progress_on=[guesses], **HEAVY)
@@ -112,13 +120,12 @@ def build_signal() -> None:
         with gr.Row(equal_height=True):
             none = ['none'] if placement == 'none' else []
             choices += [
-                gr.Dropdown([*none, *PLACEMENTS], value=placement, label=f'Placement of activations, {place}',
-                            min_width=100),
-                gr.Dropdown(list(MERGES), value=merge, label=f'Merge, {place}', min_width=100),
-                gr.Number(depth, precision=0, label=f'Layers, {place}: {DEPTHS[0]} to {DEPTHS[1]}', min_width=100)]
+                gr.Dropdown([*none, *PLACEMENTS], value=placement, label=f'Placement of activations, {place}'),
+                gr.Dropdown(list(MERGES), value=merge, label=f'Merge, {place}'),
+                gr.Number(depth, precision=0, label=f'Layers, {place}: {DEPTHS[0]} to {DEPTHS[1]}')]
     button = gr.Button('Draw', variant='primary')
     said = gr.HTML()
-    figure = gr.Image(label='Signal and gradient', format='png', interactive=False, buttons=['fullscreen'],
+    figure = gr.Image(label='Signal and gradient', show_label=False, format='png', interactive=False, buttons=[],
                       alt_text='Above the variance of the signal, below the gradient, by unit')
     check = gr.Markdown()
     variants = [choose(*row) for row in VARIANTS[:2]]
@@ -133,7 +140,7 @@ def build_compare() -> None:
         for name in 'AB':
             with gr.Column():
                 network = choose_network(f'Network {name}', DEMO_MODEL)
-                file = gr.File(label=f'or weights of your own for {name}, .safetensors', file_count='single', height=120)
+                file = gr.File(label=f'or weights for {name}: .safetensors', height=DROP)
                 file.upload(lambda: '', outputs=network, **LIGHT)
                 choices += [network, file]
     gr.Markdown('With a file, the field Network may say which one it holds; left empty, the file says it.')

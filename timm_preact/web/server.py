@@ -39,13 +39,13 @@ def serve(host: str = '127.0.0.1', port: int = 7860) -> None:
 
 
 def launch(host: str, port: int) -> None:
-    from .page import build, choose_theme
+    from .page import CSS, build, choose_theme
     page: Any = build()
     try:
         page.launch(
             server_name=host, server_port=port, share=False, quiet=True, prevent_thread_lock=True, theme=choose_theme(),
-            max_file_size=MAX_WEIGHTS, footer_links=[], run_history=False, ssr_mode=False, mcp_server=False, pwa=False,
-            enable_monitoring=False)
+            css=CSS, max_file_size=MAX_WEIGHTS, footer_links=[], run_history=False, ssr_mode=False, mcp_server=False,
+            pwa=False, enable_monitoring=False)
     except OSError as e:
         raise UserError(f'{host}:{port} cannot be answered at ({e}): choose another by --host and --port.') from e
     print(f'http://{host}:{port} shows the page; Ctrl+C ends it', flush=True)
