@@ -32,12 +32,15 @@ def open_image(
         source: A file, or the content of one.
         name: What to call it in a message; the file if not given.
         max_pixels: Refuse more before any is decoded; None for twice Pillow's own `MAX_IMAGE_PIXELS`.
-        formats: Pillow's names of the formats to try, None for all that it knows.
+        formats: Pillow's names of the only formats to try, as far as it has them; None for all.
 
     Raises:
         DataError: It is missing, no whole image, too large, or deeper than 8 bits, which PIL would cut off at 255.
     """
     name = name or str(source)
+    if formats is not None:
+        Image.init()  # which is when it knows what it has
+        formats = [format for format in formats if format in Image.OPEN]
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
             if max_pixels is not None and image.width * image.height > max_pixels:

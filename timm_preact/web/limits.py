@@ -17,7 +17,7 @@ MAX_IMAGE = 20 << 20  # bytes of an image file
 MAX_WEIGHTS = 300 << 20  # bytes of a weight file: ResNet-200 has 260 million
 MAX_UNITS = 600  # of a network: 1202 layers have as many
 MAX_WAITING = 20  # requests in the queue
-FORMATS = ('PNG', 'JPEG', 'MPO', 'WEBP', 'GIF', 'BMP', 'TIFF', 'AVIF', 'PPM')  # none that starts other programs
+FORMATS = ('PNG', 'JPEG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'AVIF', 'PPM')  # none that starts other programs
 PATH = re.compile(r'(?<![\w:/.])(?:/[^/\s]+)+/([^/\s]+)')
 
 

@@ -19,6 +19,8 @@ from .limits import MAX_UNITS, MAX_WEIGHTS
 
 __all__ = ['list_here', 'load']
 
+LONGEST = 200  # characters of a name
+
 
 def list_here() -> List[str]:
     """Tags whose weights ship or lie in the cache already; nothing is fetched."""
@@ -40,6 +42,8 @@ def load(network: str, weights: Optional[str] = None) -> nn.Module:
         return load_file(network, Path(weights))
     if not network:
         raise UserError('there is no network: choose one, or type a repository as ORG/NAME.')
+    if len(network) > LONGEST:
+        raise UserError(f'no name has {len(network)} characters: choose a network, or type a repository as ORG/NAME.')
     return load_named(network)
 
 

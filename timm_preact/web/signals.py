@@ -41,14 +41,15 @@ def choose(placement: str, merge: str, depth: Optional[float]) -> Variant:
         raise UserError(f'a depth of {depth or 0:g} is not drawn: choose one from {DEPTHS[0]} to {DEPTHS[1]} layers.')
     base, layers = ('preact_resnet164', 3) if depth >= BOTTLENECKS_FROM - 1 else ('preact_resnet110', 2)
     units = round((depth - 2) / layers)
-    args = dict(MODEL_ARGS[base], layers=tuple(units // 3 + (stage < units % 3) for stage in range(3)))
-    args.update(placement=placement, merge=merge)
-    title = f'{placement}, {merge}, {units * layers + 2} layers'
-    for name, theirs in MODEL_ARGS.items():
-        if args == {'placement': 'full', 'merge': 'add', **theirs}:
-            return Variant(title, name, {})
-    kwargs = dict(placement=placement, merge=merge, layers=list(args['layers']))
-    return Variant(title, base, {key: value for key, value in kwargs.items() if value not in ('full', 'add')})
+    wanted = dict(placement=placement, merge=merge, layers=tuple(units // 3 + (i < units % 3) for i in range(3)))
+
+    def beside(name: str) -> Dict[str, Any]:
+        theirs = {'placement': 'full', 'merge': 'add', **MODEL_ARGS[name]}
+        return {key: value for key, value in wanted.items() if theirs[key] != value}
+
+    alike = [name for name, args in MODEL_ARGS.items() if {**args, **wanted} == {**MODEL_ARGS[base], **wanted}]
+    name = min(alike, key=lambda name: len(beside(name)))
+    return Variant(f'{placement}, {merge}, {units * layers + 2} layers', name, beside(name))
 
 
 def measure_variants(
