@@ -29,8 +29,9 @@ def serve(host: str = '127.0.0.1', port: int = 7860) -> None:
         raise UserError("the page needs gradio: pip install 'timm-preact[web]'.")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix='timm_preact_web_') as folder:
-        # read when gradio is imported
-        os.environ.update(GRADIO_TEMP_DIR=f'{folder}/uploads', GRADIO_ANALYTICS_ENABLED='False')
+        # read when gradio and matplotlib are imported
+        os.environ.update(
+            GRADIO_TEMP_DIR=f'{folder}/uploads', GRADIO_ANALYTICS_ENABLED='False', MPLCONFIGDIR=f'{folder}/matplotlib')
         tempfile.tempdir = folder
         try:
             launch(host, port)
