@@ -94,6 +94,17 @@ def prints(command):
 
 # Predict
 
+def last(*args):
+    """The tab's whole answer."""
+    *_, answer = predict(*args)
+    return answer
+
+
+def test_what_is_in_an_image_is_said_before_where_the_network_looks():
+    first = next(predict(None, 0, DEMO_MODEL, LAST))
+    assert first.looks is None and next(iter(first.guesses)) == 'airplane' and parses(first.command)
+
+
 def test_there_are_ten_real_samples_one_of_each_class(sample):
     assert [name for _, name in list_samples()] == list(sample.classes)
     assert all((sample.images[sample.labels == i] == image).all((1, 2, 3)).any()
@@ -103,7 +114,7 @@ def test_there_are_ten_real_samples_one_of_each_class(sample):
 @has_cam
 def test_an_upload_is_named_as_by_the_command_that_is_shown(ship, monkeypatch):
     monkeypatch.chdir(ship.parent)
-    answer = predict(str(ship), 0, DEMO_MODEL, '2')
+    answer = last(str(ship), 0, DEMO_MODEL, '2')
     assert answer.note == '' and len(answer.guesses) == TOP_K and next(iter(answer.guesses)) == 'ship'
     words = parses(answer.command)
     assert words[2] == 'my ship.png' and words[-2:] == ['--stage', '2']
@@ -115,15 +126,15 @@ def test_an_upload_is_named_as_by_the_command_that_is_shown(ship, monkeypatch):
 
 @has_cam
 def test_a_sample_is_taken_where_nothing_was_dropped():
-    answer = predict(None, 5, DEMO_MODEL, LAST)
+    answer = last(None, 5, DEMO_MODEL, LAST)
     assert answer.guesses and parses(answer.command)[2] == 'dog.png' and '--stage' not in answer.command
 
 
 @has_cam
 def test_stages_look_at_different_places_and_one_that_is_not_there_is_refused(ship):
-    first, last = (np.asarray(predict(str(ship), 0, DEMO_MODEL, stage).looks).astype(int) for stage in ('1', LAST))
+    first, last = (np.asarray(last(str(ship), 0, DEMO_MODEL, stage).looks).astype(int) for stage in ('1', LAST))
     assert first.shape == last.shape == (320, 320, 3) and np.abs(first - last).mean() > 5
-    assert 'choose one from 1 to 3' in refusal(predict, str(ship), 0, DEMO_MODEL, '4')
+    assert 'choose one from 1 to 3' in refusal(last, str(ship), 0, DEMO_MODEL, '4')
 
 
 def big_png(path, size):

@@ -57,7 +57,7 @@ def answering(work: Callable[..., Iterator[Sequence[Any]]], count: int) -> Calla
 
 
 def answer_predict(file: Any, chosen: int, network: str, stage: str, progress: Any) -> Iterator[Sequence[Any]]:
-    yield predict(file, chosen, network, stage)
+    yield from predict(file, chosen, network, stage)
 
 
 def answer_signal(*values: Any, progress: Any) -> Iterator[Sequence[Any]]:

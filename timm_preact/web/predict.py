@@ -1,5 +1,5 @@
 """The tab Predict: what is in an image, and where the network looks."""
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 from PIL import Image
@@ -22,12 +22,12 @@ class Answer(NamedTuple):
 
     Attributes:
         guesses: Probabilities by class, the highest first.
-        looks: Grad-CAM over the image, as the network gets it.
+        looks: Grad-CAM over the image, as the network gets it; None while that is drawn.
         command: Which does the same.
         note: A sentence on the file, or nothing.
     """
     guesses: Dict[str, float]
-    looks: Image.Image
+    looks: Optional[Image.Image]
     command: str
     note: str
 
@@ -39,8 +39,8 @@ def list_samples() -> List[Tuple[np.ndarray, str]]:
             for label, name in enumerate(sample.classes)]
 
 
-def predict(path: Optional[str], chosen: int, network: str, stage: str) -> Answer:
-    """Name what is in an uploaded image, or without one in a sample.
+def predict(path: Optional[str], chosen: int, network: str, stage: str) -> Iterator[Answer]:
+    """Name what is in an uploaded image, or without one in a sample; then the same with where the network looks.
 
     Args:
         path: Of the upload.
@@ -59,4 +59,6 @@ def predict(path: Optional[str], chosen: int, network: str, stage: str) -> Answe
     number = None if stage == LAST else int(stage)
     net = load(network)
     guesses = {guess['class']: guess['probability'] for guess in classify(net, image, TOP_K)}
-    return Answer(guesses, look(net, image, number).draw(), predict_command(path, network, number, TOP_K), note)
+    answer = Answer(guesses, None, predict_command(path, network, number, TOP_K), note)
+    yield answer
+    yield answer._replace(looks=look(net, image, number).draw())

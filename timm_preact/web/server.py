@@ -59,4 +59,4 @@ def launch(host: str, port: int) -> None:
 
 def warm_up() -> None:
     """Bring in what the first visitor would wait for."""
-    predict(None, 0, DEMO_MODEL, LAST)
+    list(predict(None, 0, DEMO_MODEL, LAST))
