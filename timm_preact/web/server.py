@@ -48,7 +48,8 @@ def launch(host: str, port: int) -> None:
             css=CSS, max_file_size=MAX_WEIGHTS, footer_links=[], run_history=False, ssr_mode=False, mcp_server=False,
             pwa=False, enable_monitoring=False)
     except OSError as e:
-        raise UserError(f'{host}:{port} cannot be answered at ({e}): choose another by --host and --port.') from e
+        raise UserError(f"{host}:{port} is taken, or no address of this machine's: choose another by --host and "
+                        f'--port.') from e
     print(f'http://{host}:{port} shows the page; Ctrl+C ends it', flush=True)
     threading.Thread(target=warm_up, daemon=True).start()
     try:
