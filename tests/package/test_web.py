@@ -331,7 +331,7 @@ def test_two_networks_are_compared_as_by_the_command_that_is_shown(noisy, sample
 
 def test_a_network_does_not_differ_from_itself():
     found = compare_networks((DEMO_MODEL, None), ('preact_resnet20', None))
-    assert found.images == [] and 'differ on 0.' in found.summary
+    assert found.images == [] and 'differ on none.' in found.summary
 
 
 def test_classes_in_another_order_are_the_same_answers(hub, sample):
@@ -410,3 +410,14 @@ def test_the_package_and_its_command_line_do_not_import_what_the_page_needs():
     code = f'import sys, timm_preact.cli, timm_preact.web; print({heavy!r} & set(sys.modules))'
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == 'set()'
+
+
+def test_one_heavy_job_runs_at_a_time_and_the_page_names_no_other_machine():
+    pytest.importorskip('gradio', reason="the page is not installed: pip install -e '.[browser]'")
+    from timm_preact.web.page import build, choose_theme
+    page = build()
+    heavy = [listener for listener in page.fns.values() if listener.queue is not False]
+    assert len(heavy) == 5 and {(one.concurrency_id, one.concurrency_limit) for one in heavy} == {('heavy', 1)}
+    assert page._queue.max_size == limits.MAX_WAITING and page.analytics_enabled is False
+    addresses = re.findall(r'https?://[^\s"\')]+', json.dumps(page.config, default=str) + choose_theme()._get_theme_css())
+    assert set(addresses) == {'https://arxiv.org/abs/1603.05027'}

@@ -62,6 +62,6 @@ def compare_networks(
         images.append((picture, f'{truth}; A says {said_a}, B says {said_b}'))
     shown = f', of which {len(images)} are shown' if len(found.differ) > len(images) else ''
     summary = (f'A names {a.top1:.1f} % of {a.images} test images of CIFAR-10 rightly, B {b.top1:.1f} %; they differ '
-               f'on {len(found.differ)}{shown}.')
+               f'on {len(found.differ) or "none"}{shown}.')
     return Difference([*rows, ('all', f'{a.top1:.1f}', f'{b.top1:.1f}')], images, summary,
                       evaluate_command(first, second))

@@ -23,10 +23,11 @@ SIGNAL = """Networks as created, on eight test images of CIFAR-10: above, how th
 what is left of the gradient on its way back, and of its part through the shortcuts alone."""
 FIRST = 'ship'  # the sample chosen when the page opens
 DROP = 160  # pixels that an empty field for a file needs
-# thumbnails as small as the images are, as many in a row as fit, in a frame as high as they are
+# thumbnails as small as the images are, as many in a row as fit, in a frame as high as they are; captions to the end
 CSS = """
 #samples .grid-container { grid-template-columns: repeat(auto-fill, minmax(72px, 1fr)); }
 #samples .grid-wrap { min-height: 0; max-height: none; }
+#differ .caption-label { white-space: normal; }
 """
 VARIANTS = (('full', 'add', 110), ('orig', 'const_scale', 110), ('none', 'add', 110))
 HEAVY = dict(concurrency_limit=1, concurrency_id='heavy', api_visibility='private')
@@ -147,7 +148,8 @@ def build_compare() -> None:
     button = gr.Button('Compare', variant='primary')
     said = gr.HTML()
     rows = gr.Dataframe(headers=['class', 'A, %', 'B, %'], label='Accuracy by class', interactive=False, buttons=[])
-    images = gr.Gallery(label='Named differently', columns=4, height='auto', buttons=[], interactive=False)
+    images = gr.Gallery(label='Named differently', elem_id='differ', columns=4, height='auto', buttons=[],
+                        interactive=False)
     command = show_command(evaluate_command((DEMO_MODEL, None), (DEMO_MODEL, None)))
     button.click(answering(answer_compare, 3), choices, [rows, images, command, said], show_progress_on=[rows], **HEAVY)
 
