@@ -187,13 +187,13 @@ def test_a_real_photo_is_dropped_and_named_within_a_second(visit, ship):
     print(f'a prediction: {seconds:.2f} s')
     assert predicted(page).inner_text() == 'ship' and seconds < 4
     assert command(page) == f"timm-preact predict 'my ship.jpg' --model {DEMO_MODEL} --top-k 5 --cam looks.png"
+    look(page, 'predict')
     page.get_by_label('2', exact=True).check()
     page.get_by_role('button', name='Predict').click()
     page.get_by_text('--stage 2').wait_for()
     page.get_by_role('button', name='Thumbnail 6 of 10').click()
     page.get_by_text('predict dog.png').wait_for()
     assert predicted(page).inner_text() == 'dog'
-    look(page, 'predict')
 
 
 def test_curves_are_drawn_with_the_sentences_of_the_check(visit):

@@ -19,8 +19,8 @@ TITLE = 'Pre-activation residual networks'
 INTRO = f"""# {TITLE}
 Networks of [Identity Mappings in Deep Residual Networks](https://arxiv.org/abs/1603.05027) at work. What you drop here
 stays on the machine that runs this page, and is deleted after ten minutes."""
-SIGNAL = """Networks as created, on eight test images of CIFAR-10: above, how the variance of the signal grows; below,
-what is left of the gradient on its way back, and of its part through the shortcuts alone."""
+SIGNAL = """Networks as created, and with weights that ship, on eight test images of CIFAR-10: above, how the variance
+of the signal grows; below, what is left of the gradient on its way back, and of what came through the shortcuts."""
 FIRST = 'ship'  # the sample chosen when the page opens
 DROP = 160  # pixels that an empty field for a file needs
 # thumbnails as small as the images are, as many in a row as fit, in a frame as high as they are; captions to the end
