@@ -16,15 +16,18 @@ from .data import ImageSet, holds_arrays, load_image_set
 from .errors import UserError, check_above_0, check_name, create_model
 from .folders import ClassFolder, class_folder, split_folder
 from .images import DataError, open_image
-from .loading import load_into
+from .loading import find_name, load_into
 from .preact_resnet import MODEL_ARGS
 from .weights import WeightsError
+from .weights.fetch import from_hub
 
 __all__ = [
-    'MATCHES', 'Images', 'Scores', 'class_names', 'eval_transform', 'evaluate', 'import_modules', 'input_channels',
-    'label_order', 'load_model', 'load_states', 'normalisation', 'open_images', 'predict',
+    'HUB', 'MATCHES', 'Comparison', 'Images', 'Scores', 'class_names', 'classify', 'compare', 'eval_transform',
+    'evaluate', 'import_modules', 'input_channels', 'label_order', 'load_model', 'load_states', 'normalisation',
+    'open_images', 'predict',
 ]
 
+HUB = 'hf-hub:'  # before a repository's name, as timm has it
 MATCHES = ('name', 'index')
 
 
@@ -84,6 +87,22 @@ class Scores(NamedTuple):
         return 100 - self.top1
 
 
+class Comparison(NamedTuple):
+    """Two models on the same images.
+
+    Attributes:
+        scores: Of each.
+        answers: int64 (2, images): each model's answers, as indices into the classes of the data.
+    """
+    scores: Tuple[Scores, Scores]
+    answers: torch.Tensor
+
+    @property
+    def differ(self) -> List[int]:
+        """Indices of the images that they name differently."""
+        return (self.answers[0] != self.answers[1]).nonzero().flatten().tolist()
+
+
 def open_images(source: str, split: str, transform: Callable) -> Images:
     """Labelled images from what `timm_preact.data.load_image_set` reads, or from a folder with a subfolder a class.
 
@@ -124,7 +143,8 @@ def load_model(
     """A model in eval mode with its published weights, or with a file or folder of weights that somebody trained.
 
     Args:
-        name: Registered name, with or without tag.
+        name: Registered name, with or without tag; or 'hf-hub:ORG/NAME', a repository on the Hub whose
+            model.safetensors is a network of ours.
         weights: A file or folder that `timm_preact.loading.load_into` reads, None for the published weights.
         device: 'cpu' or 'cuda'.
         num_classes: Of `weights`, where they are not the name's; a folder's config.json says it by itself.
@@ -135,6 +155,14 @@ def load_model(
         UserError: The name is unknown or has no weights.
         WeightsError: The weights are damaged, or do not fit the name.
     """
+    if name.startswith(HUB):
+        if weights is not None:
+            raise UserError(f'{name} has weights of its own: leave out --weights.')
+        repo_id, _, revision = name.removeprefix(HUB).partition('@')
+        file = from_hub(repo_id, revision or None)
+        if file is None:
+            raise WeightsError(f'{repo_id} has no model.safetensors: publish it with timm-preact publish.')
+        name, weights, as_in_file = find_name(file.parent, '--model'), str(file.parent), True
     check_name(name)
     if weights is None:
         if name.partition('.')[0] not in MODEL_ARGS and not timm.models.is_model_pretrained(name):
@@ -311,6 +339,44 @@ def evaluate(
         ranked[:, 0])
 
 
+def compare(
+        models: Tuple[nn.Module, nn.Module],
+        open_with: Callable[[Callable], Images],
+        batch_size: int = 250,
+        device: str = 'cpu',
+        advance: Callable[[int], None] = lambda done: None,
+        match: str = 'name',
+) -> Comparison:
+    """Two models on the same images, each at its own test size.
+
+    Args:
+        models: As for `evaluate`, as are `batch_size`, `device`, `advance` (called for each model), `match` and the
+            errors.
+        open_with: Makes the images, prepared by the transform that it is given.
+    """
+    scores, answers = [], []
+    for model in models:
+        images = open_with(eval_transform(model, use_test_size=True))
+        scores.append(evaluate(model, images, batch_size, device, advance, match))
+        answers.append(label_order(model, images.classes, match).argsort()[scores[-1].predictions])
+    return Comparison(tuple(scores), torch.stack(answers))
+
+
+def classify(model: nn.Module, image: Image.Image, top_k: int = 5, device: str = 'cpu') -> List[Dict[str, Any]]:
+    """The most probable classes of an image, [{class, probability}].
+
+    Raises:
+        UserError: `top_k` is below 1, or the model takes no images.
+    """
+    check_above_0('--top-k', top_k)
+    with torch.inference_mode():
+        logits = model(eval_transform(model)(image)[None].to(device))
+    probabilities, indices = logits[0].softmax(0).topk(min(top_k, model.num_classes))
+    names = class_names(model)
+    return [{'class': names[i], 'probability': round(p, 4)}
+            for i, p in zip(indices.tolist(), probabilities.tolist(), strict=True)]
+
+
 def predict(model: nn.Module, files: List[Path], top_k: int = 5, device: str = 'cpu') -> List[Dict]:
     """The most probable classes of image files.
 
@@ -321,7 +387,6 @@ def predict(model: nn.Module, files: List[Path], top_k: int = 5, device: str = '
         DataError: No file could be read.
     """
     check_above_0('--top-k', top_k)
-    transform, names = eval_transform(model), class_names(model)
     results = []
     for file in files:
         try:
@@ -329,14 +394,7 @@ def predict(model: nn.Module, files: List[Path], top_k: int = 5, device: str = '
         except DataError as e:
             results.append({'file': str(file), 'error': str(e)})
             continue
-        with torch.inference_mode():
-            logits = model(transform(image)[None].to(device))
-        probabilities, indices = logits[0].softmax(0).topk(min(top_k, model.num_classes))
-        guesses = zip(indices.tolist(), probabilities.tolist(), strict=True)
-        results.append({
-            'file': str(file),
-            'predictions': [{'class': names[i], 'probability': round(p, 4)} for i, p in guesses],
-        })
+        results.append({'file': str(file), 'predictions': classify(model, image, top_k, device)})
     if all('error' in result for result in results):
         raise DataError(results[0]['error'])
     return results

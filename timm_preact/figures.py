@@ -6,7 +6,7 @@ from typing import Any
 
 from .files import write_atomically
 
-__all__ = ['new_figure', 'save_figure']
+__all__ = ['new_figure', 'render_figure', 'save_figure']
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -19,8 +19,13 @@ def new_figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout='constrained')
 
 
-def save_figure(figure: Any, path: Path) -> None:
-    """Write a PNG."""
+def render_figure(figure: Any) -> bytes:
+    """The content of a PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format='png', dpi=150, metadata={'Software': None})
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a PNG."""
+    write_atomically(path, render_figure(figure))

@@ -43,6 +43,9 @@ __all__ = [
 # What is published, in this order; nothing else in a folder is, so no pickle either
 FILES = ('model.safetensors', 'golden.npz', 'config.json', 'curves.png', 'README.md')
 NEEDED = ('model.safetensors', 'config.json', 'README.md')
+REPO_TYPES = ('model', 'space')
+SPACE_FILES = ('app.py', 'requirements.txt', 'README.md')  # all of them; the package itself goes with them
+PACKAGED = ('.py', '.safetensors', '.webp')  # ends of the package's files
 TOLERANCE = 1e-4  # of the largest logit, between machines and versions of torch in float32
 
 
@@ -246,44 +249,53 @@ def publish(
         revision: Optional[str] = None,
         private: bool = False,
         dry_run: bool = False,
+        repo_type: str = 'model',
 ) -> Published:
     """Push a folder to the Hub in one commit and read it back.
 
     The same bits again make no commit. Nothing is visible before the commit; a push that broke off can be repeated.
 
     Args:
-        folder: As `convert` or train.ship make it; FILES alone are sent.
+        folder: As `convert` or train.ship make it, of which FILES alone are sent; or a Space, of which SPACE_FILES are,
+            and beside them this package, which is not to be had elsewhere.
         repo_id: ORG/NAME.
         revision: Branch, made if it does not exist; None for main.
         private: Make a new repository private.
         dry_run: Check the folder and send nothing.
+        repo_type: 'model' or 'space'.
 
     Raises:
         UserError: The folder is not fit to be published, or the Hub refuses it.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.utils import validate_repo_id
-    verify_folder(folder)
-    text = _check_card(folder)
-    files = [name for name in FILES if (folder / name).is_file()]
+    if repo_type not in REPO_TYPES:
+        raise HubError(f'--repo-type {repo_type} is not published: choose one of {", ".join(REPO_TYPES)}.')
+    if repo_type == 'space':
+        text, sdk = _check_space(folder), 'gradio'
+        files = {**{name: folder / name for name in SPACE_FILES}, **_package_files()}
+    else:
+        verify_folder(folder)
+        text, sdk = _check_card(folder), None
+        files = {name: folder / name for name in FILES if (folder / name).is_file()}
     api = HfApi(library_name='timm_preact')
-    url = f'{api.endpoint}/{repo_id}'
+    url = f'{api.endpoint}/{"spaces/" if repo_type == "space" else ""}{repo_id}'
     with _hub_errors(repo_id):
         validate_repo_id(repo_id)
         if dry_run:
-            return Published(url, None, files, False)
-        _validate_card(text, api.endpoint)
-        api.create_repo(repo_id, private=private, exist_ok=True)
+            return Published(url, None, list(files), False)
+        _validate_card(text, api.endpoint, repo_type)
+        api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True, space_sdk=sdk)
         if revision:
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
-        info = api.model_info(repo_id, revision=revision)
+            api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
+        info = api.repo_info(repo_id, revision=revision, repo_type=repo_type)
         if private and not info.private:
             raise HubError(f'{repo_id} exists and is public: make it private first, or leave out --private.')
         commit = api.create_commit(
-            repo_id, [CommitOperationAdd(name, folder / name) for name in files], revision=revision,
-            parent_commit=info.sha, commit_message=f'Publish {folder.name} with timm_preact')
-        _read_back(folder, files, repo_id, commit.oid)
-    return Published(url, commit.oid, files, commit.oid != info.sha)
+            repo_id, [CommitOperationAdd(name, path) for name, path in files.items()], revision=revision,
+            repo_type=repo_type, parent_commit=info.sha, commit_message=f'Publish {folder.name} with timm_preact')
+        _read_back(files, repo_id, commit.oid, repo_type)
+    return Published(url, commit.oid, list(files), commit.oid != info.sha)
 
 
 def _check_card(folder: Path) -> Any:
@@ -298,22 +310,46 @@ def _check_card(folder: Path) -> Any:
     return text
 
 
-def _validate_card(text: Any, endpoint: str) -> None:
+def _check_space(folder: Path) -> Any:
+    """The README.md of a Space as the Hub's client reads it, where the Space can start."""
+    from huggingface_hub import SpaceCard
+    for name in SPACE_FILES:
+        if not (folder / name).is_file():
+            raise HubError(f'{folder} has no {name}: a Space needs {", ".join(SPACE_FILES)}.')
+    try:
+        text = SpaceCard.load(folder / 'README.md')
+    except Exception as e:  # of YAML's classes, or ValueError
+        raise HubError(f'README.md of {folder} has no valid front matter ({describe(e)}): correct it.') from e
+    missing = [key for key in ('title', 'license', 'sdk_version') if not text.data.get(key)]
+    if missing or text.data.get('sdk') != 'gradio' or text.data.get('app_file') != 'app.py':
+        raise HubError(f'README.md of {folder} needs sdk: gradio, app_file: app.py and a title, license and '
+                       f'sdk_version in its front matter: add them.')
+    return text
+
+
+def _package_files() -> Dict[str, Path]:
+    """The files of this package by their names in a Space."""
+    package = Path(__file__).parent
+    return {path.relative_to(package.parent).as_posix(): path for path in sorted(package.rglob('*'))
+            if path.suffix in PACKAGED}
+
+
+def _validate_card(text: Any, endpoint: str, repo_type: str) -> None:
     """Have the Hub read the card before anything is sent; the client's own check asks huggingface.co up to 0.27."""
     from huggingface_hub.utils import get_session, hf_raise_for_status
-    response = get_session().post(f'{endpoint}/api/validate-yaml', json=dict(repoType='model', content=str(text)))
+    response = get_session().post(f'{endpoint}/api/validate-yaml', json=dict(repoType=repo_type, content=str(text)))
     if response.status_code == 400:
         raise HubError(f'the Hub does not accept the card ({" ".join(response.text.split())}): correct README.md.')
     hf_raise_for_status(response)
 
 
-def _read_back(folder: Path, files: List[str], repo_id: str, commit: str) -> None:
+def _read_back(files: Dict[str, Path], repo_id: str, commit: str, repo_type: str) -> None:
     """Raise unless the Hub serves the bits that were sent."""
     from huggingface_hub import hf_hub_download
     with tempfile.TemporaryDirectory() as temporary:
-        for name in files:
-            served = hf_hub_download(repo_id, name, revision=commit, cache_dir=temporary)
-            if digest_of(served) != digest_of(folder / name):
+        for name, path in files.items():
+            served = hf_hub_download(repo_id, name, revision=commit, repo_type=repo_type, cache_dir=temporary)
+            if digest_of(served) != digest_of(path):
                 raise HubError(f'{repo_id} serves other bits of {name} than were sent: publish again.')
 
 

@@ -5,7 +5,7 @@ As in timm, the EXIF tag that would rotate an image is ignored, from a folder an
 import io
 import os
 from pathlib import Path
-from typing import Iterable, Iterator, List, Optional, Set, Tuple, Union
+from typing import Iterable, Iterator, List, Optional, Sequence, Set, Tuple, Union
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
@@ -20,19 +20,32 @@ class DataError(UserError):
     """Data that cannot be used; the message says what to do."""
 
 
-def open_image(source: Union[str, Path, bytes], name: Optional[str] = None) -> Image.Image:
-    """Read an image as RGB.
+def open_image(
+        source: Union[str, Path, bytes],
+        name: Optional[str] = None,
+        max_pixels: Optional[int] = None,
+        formats: Optional[Sequence[str]] = None,
+) -> Image.Image:
+    """Read an image as RGB, the first one where a file has several.
 
     Args:
         source: A file, or the content of one.
         name: What to call it in a message; the file if not given.
+        max_pixels: Refuse more before any is decoded; None for twice Pillow's own `MAX_IMAGE_PIXELS`.
+        formats: Pillow's names of the only formats to try, as far as it has them; None for all.
 
     Raises:
         DataError: It is missing, no whole image, too large, or deeper than 8 bits, which PIL would cut off at 255.
     """
     name = name or str(source)
+    if formats is not None:
+        Image.init()  # which is when it knows what it has
+        formats = [format for format in formats if format in Image.OPEN]
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
+            if max_pixels is not None and image.width * image.height > max_pixels:
+                raise DataError(f'{name} is too large, {image.width} x {image.height} pixels are over '
+                                f'{max_pixels / 1e6:.0f} million: scale it down.')
             if image.mode not in EIGHT_BIT:
                 raise DataError(f'{name} has pixels of the kind {image.mode}: write it with 8 bits a channel.')
             return image.convert('RGB')

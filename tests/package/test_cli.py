@@ -2,6 +2,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,6 +91,39 @@ def test_the_papers_names_are_tested_at_320_unless_told_otherwise():
     for kwargs, size, shorter_side in (({}, 320, 320), (dict(size=224, crop_pct=0.875), 224, 256)):
         resize, crop, *_ = eval_transform(model, use_test_size=True, **kwargs).transforms
         assert tuple(crop.size) == (size, size) and resize.size == shorter_side
+
+
+def test_evaluate_takes_the_images_of_the_package_where_none_are_named():
+    scores = json.loads(run('evaluate', '--model', 'preact_resnet20', '--json'))
+    assert scores['images'] == 500 and scores['data'] == 'the sample in the package' and scores['top1'] > 90
+
+
+def test_evaluate_sets_two_networks_beside_each_other(npz_folder, tmp_path):
+    state = timm.create_model('preact_resnet20', pretrained=True).state_dict()
+    state['head.fc.bias'][3] -= 100  # it never says cat
+    torch.save(state, tmp_path / 'no_cats.pth')
+    options = ['evaluate', '--model', 'preact_resnet20', '--data', npz_folder, '--against-weights',
+               tmp_path / 'no_cats.pth']
+    found = json.loads(run(*options, '--json'))
+    cats, none = (one['cat'] for one in found['per_class'])
+    assert cats > 50 and none == 0 and found['top1'][0] > found['top1'][1] and found['images'] == 100
+    output = run(*options)
+    assert f'{len(found["differ"])} of 100 images are named differently: {found["differ"][0]}, ' in output
+    assert '0 of 100 images are named differently\n' in run(
+        'evaluate', '--model', 'preact_resnet20', '--against', 'preact_resnet20', '--data', npz_folder)
+    assert 'leave out --img-size' in refusal(*options, '--img-size', 16)
+
+
+def test_a_repository_of_the_hub_is_a_model(hub, sample, tmp_path):
+    folder = Path(__file__).parents[2] / 'hub_cards' / 'preact_resnet20.cifar10'
+    hub.commit('lab/net', {path.name: path.read_bytes() for path in folder.iterdir()})
+    Image.fromarray(sample.images[400]).save(tmp_path / 'ship.png')
+    assert run('predict', tmp_path / 'ship.png', '--json', '--model', 'hf-hub:lab/net') == run(
+        'predict', tmp_path / 'ship.png', '--json')
+    assert 'leave out --weights' in refusal('evaluate', '--model', 'hf-hub:lab/net', '--weights', folder)
+    assert 'cannot be fetched from the Hub' in refusal('evaluate', '--model', 'hf-hub:lab/nothing')
+    hub.commit('lab/empty', {'config.json': b'{}'})
+    assert 'lab/empty has no model.safetensors' in refusal('evaluate', '--model', 'hf-hub:lab/empty')
 
 
 def test_demo_runs_offline_from_an_installed_package_and_draws_a_picture(tmp_path):

@@ -23,8 +23,9 @@ LAYERS = [
     {'preact_resnet'},
     {'loading'},
     {'__init__', 'catalog', 'evaluation', 'inference', 'layers', 'picture', 'quantization'},
-    {'benchmark', 'benchmark.*', 'card', 'demo', 'export', 'propagation', 'propagation.*', 'scripts'},
+    {'benchmark', 'benchmark.*', 'card', 'demo', 'export', 'gradcam', 'propagation', 'propagation.*', 'scripts'},
     {'hub'},
+    {'web', 'web.*'},
     {'cli', 'cli.*'},
     {'__main__'},
 ]

@@ -6,9 +6,9 @@
     hub.fail('GET /objects/', times=2)
     hub.stop()
 
-It serves model repositories: git-like commits on branches, LFS by the basic and the multipart protocol, and objects
-from a second origin (the API answers on localhost, objects on 127.0.0.1). Binary files, those with a NUL byte in their
-sample, and files over 10 MiB go to LFS.
+It serves repositories of models, and of Spaces as 'spaces/lab/page': git-like commits on branches, LFS by the basic and
+the multipart protocol, and objects from a second origin (the API answers on localhost, objects on 127.0.0.1). Binary
+files, those with a NUL byte in their sample, and files over 10 MiB go to LFS.
 """
 import base64
 import hashlib
@@ -26,6 +26,7 @@ import yaml
 __all__ = ['READ', 'STRANGER', 'WRITE', 'Commit', 'Hub']
 
 WRITE, READ, STRANGER = 'hf_write', 'hf_read', 'hf_stranger'  # tokens
+SDKS = ('gradio', 'docker', 'static')  # of Spaces
 
 
 class Account(NamedTuple):
@@ -144,7 +145,7 @@ class Hub:
 
     Attributes:
         url: What HF_ENDPOINT must be. The port stays the same over stop and start.
-        repos: 'namespace/name' -> Repo.
+        repos: 'namespace/name', 'spaces/namespace/name' -> Repo.
         objects: sha256 -> bytes of every LFS object that arrived, committed or not.
         requests: Every request since the last reset as 'METHOD path', or 'METHOD path range'; the path without query.
         errors: Exceptions of the server's own; a test that finds one has found a bug of this file.
@@ -246,7 +247,11 @@ class Hub:
 
 
 ROUTES: List[Tuple[re.Pattern, bool, Callable]] = []
-GROUPS = {'{repo}': '(?P<repo_id>[^/]+/[^/]+)', '{rev}': '(?P<revision>[^/]+)', '{oid}': '(?P<oid>[0-9a-f]{64})'}
+GROUPS = {
+    '{repo}': '(?P<repo_id>(?:spaces/)?[^/]+/[^/]+)',
+    '{typed}': '(?:models/|(?=spaces/))(?P<repo_id>(?:spaces/)?[^/]+/[^/]+)',  # as the API has it
+    '{rev}': '(?P<revision>[^/]+)', '{oid}': '(?P<oid>[0-9a-f]{64})',
+}
 
 
 def route(pattern: str, of_objects: bool = False) -> Callable[[Callable], Callable]:
@@ -363,7 +368,7 @@ class Handler(BaseHTTPRequestHandler):
         """The repository, where whoever asks may read it: to others a private one is as good as missing."""
         account = self.account()
         repo = self.hub.repos.get(repo_id)
-        if repo is None or repo.private and not (account and repo_id.split('/')[0] in account.namespaces):
+        if repo is None or repo.private and not (account and repo_id.split('/')[-2] in account.namespaces):
             raise Refusal(404 if account else 401, 'Repository not found', 'RepoNotFound')
         return repo
 
@@ -382,7 +387,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def writable(self, repo_id: str) -> Repo:
         repo = self.repo(repo_id)
-        self.check_write(repo_id.split('/')[0])
+        self.check_write(repo_id.split('/')[-2])
         return repo
 
     # the API
@@ -404,6 +409,10 @@ class Handler(BaseHTTPRequestHandler):
         namespace = order.get('organization') or (account.user if account else '')
         self.check_write(namespace)
         repo_id = f"{namespace}/{order['name']}"
+        if order.get('type') == 'space':
+            if order.get('sdk') not in SDKS:
+                raise Refusal(400, f'"sdk" must be one of {SDKS}')
+            repo_id = f'spaces/{repo_id}'
         url = f'{self.hub.url}/{repo_id}'
         if repo_id in self.hub.repos:
             raise Refusal(409, 'You already created this model repo', url=url)
@@ -413,45 +422,49 @@ class Handler(BaseHTTPRequestHandler):
 
     @route('POST /api/validate-yaml')
     def validate_yaml(self):
-        content = json.loads(self.body)['content']
-        matter = re.match(r'---\r?\n(.*?)\r?\n---', content, re.DOTALL)
+        order = json.loads(self.body)
+        matter = re.match(r'---\r?\n(.*?)\r?\n---', order['content'], re.DOTALL)
         if matter is None:
             return 200, {}, dict(errors=[], warnings=[dict(message='empty or missing yaml metadata in repo card')])
         try:
-            problem = None if isinstance(yaml.safe_load(matter[1]), dict) else 'metadata must be a mapping'
+            facts = yaml.safe_load(matter[1])
+            problem = None if isinstance(facts, dict) else 'metadata must be a mapping'
+            if not problem and order['repoType'] == 'space' and facts.get('sdk') not in SDKS:
+                problem = f'"sdk" must be one of {SDKS}'
         except yaml.YAMLError as e:
             problem = str(e)
         if problem:
             raise Refusal(400, 'Invalid metadata in README.md', errors=[dict(message=problem)], warnings=[])
         return 200, {}, dict(errors=[], warnings=[])
 
-    @route('GET /api/models/{repo}')
+    @route('GET /api/{typed}')
     def info_of_main(self, repo_id):
         return self.info(repo_id, 'main')
 
-    @route('GET /api/models/{repo}/revision/{rev}')
+    @route('GET /api/{typed}/revision/{rev}')
     def info(self, repo_id, revision):
         commit = self.commit_at(repo_id, revision)
         siblings = [dict(rfilename=path, **(dict(
             size=len(blob.content), blobId=blob.git_oid, **blob.lfs_facts('sha256')) if 'blobs' in self.query else {}))
             for path, blob in commit.files.items()]
-        return 200, {}, dict(id=repo_id, modelId=repo_id, author=repo_id.split('/')[0], sha=commit.sha, tags=[],
+        name = repo_id.removeprefix('spaces/')
+        return 200, {}, dict(id=name, modelId=name, author=repo_id.split('/')[-2], sha=commit.sha, tags=[],
                              private=self.hub.repos[repo_id].private, downloads=0, likes=0, siblings=siblings)
 
-    @route('GET /api/models/{repo}/tree/{rev}')
+    @route('GET /api/{typed}/tree/{rev}')
     def tree(self, repo_id, revision):
         """Always recursive, and without the folders themselves."""
         files = self.commit_at(repo_id, revision).files
         return 200, {}, [dict(type='file', path=path, size=len(blob.content), oid=blob.git_oid, **blob.lfs_facts('oid'))
                          for path, blob in files.items()]
 
-    @route('GET /api/models/{repo}/refs')
+    @route('GET /api/{typed}/refs')
     def refs(self, repo_id):
         branches = [dict(name=name, ref=f'refs/heads/{name}', targetCommit=sha)
                     for name, sha in self.repo(repo_id).branches.items()]
         return 200, {}, dict(branches=branches, tags=[], converts=[])
 
-    @route('POST /api/models/{repo}/branch/{rev}')
+    @route('POST /api/{typed}/branch/{rev}')
     def create_branch(self, repo_id, revision):
         repo = self.writable(repo_id)
         if revision in repo.branches:
@@ -460,7 +473,7 @@ class Handler(BaseHTTPRequestHandler):
         repo.branches[revision] = self.commit_at(repo_id, start).sha
         return 200, {}, {}
 
-    @route('POST /api/models/{repo}/preupload/{rev}')
+    @route('POST /api/{typed}/preupload/{rev}')
     def preupload(self, repo_id, revision):
         self.writable(repo_id)
         present = self.commit_at(repo_id, revision).files
@@ -471,7 +484,7 @@ class Handler(BaseHTTPRequestHandler):
             files.append(dict(path=file['path'], uploadMode='lfs' if lfs else 'regular', shouldIgnore=False, **oid))
         return 200, {}, dict(files=files)
 
-    @route('POST /api/models/{repo}/commit/{rev}')
+    @route('POST /api/{typed}/commit/{rev}')
     def add_commit(self, repo_id, revision):
         repo = self.writable(repo_id)
         if revision not in repo.branches:

@@ -1,6 +1,7 @@
 """What networks there are and what they make of images: list, predict, evaluate, demo."""
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, List, Optional
 
@@ -9,7 +10,7 @@ import typer
 from ..catalog import DEMO_MODEL
 from ..errors import UserError, check_device
 from .options import BatchSize, Data, Device, ImgSize, Json, Match, Model, NumClasses, Split, Weights
-from .screen import print_networks, print_predictions, print_scores, show_progress
+from .screen import print_comparison, print_networks, print_predictions, print_scores, show_progress
 
 __all__ = ['demo', 'evaluate', 'list_models', 'predict']
 
@@ -32,6 +33,9 @@ def predict(
         model: Model = None,
         weights: Weights = None,
         top_k: Annotated[int, typer.Option(help='Classes an image.')] = 5,
+        cam: Annotated[Optional[Path], typer.Option(
+            help='Write a PNG of where the network looks in the only image (Grad-CAM).')] = None,
+        stage: Annotated[Optional[int], typer.Option(help='For --cam: of which stage, from 1; else the last.')] = None,
         device: Device = 'cpu',
         as_json: Json = False,
 ) -> None:
@@ -39,25 +43,36 @@ def predict(
 
     An image that cannot be read costs its own row, and the exit code is 1.
 
-    Example: `timm-preact predict cat.png --top-k 3 --json`
+    Examples: `timm-preact predict cat.png --top-k 3 --json`
+
+    `timm-preact predict cat.png --model hf-hub:my-lab/my_network --cam looks.png`
     """
-    from .. import evaluation
-    from ..images import image_files
+    from .. import evaluation, gradcam
+    from ..images import image_files, open_image
     from ..loading import find_name
     where, files = check_device(device), image_files(images)
+    if cam and len(files) != 1:
+        raise UserError(f'--cam draws one image, not {len(files)}: name one.')
+    if stage is not None and not cam:
+        raise UserError('--stage says what --cam draws: pass --cam too.')
     found = model or (find_name(weights, '--model') if weights else DEMO_MODEL)
     net = evaluation.load_model(found, weights, where, as_in_file=model is None)
     results = evaluation.predict(net, files, top_k, where)
+    if cam:
+        gradcam.write_look(net, open_image(files[0]), cam, stage)
     print(json.dumps(results, indent=1)) if as_json else print_predictions(results)
     if any('error' in result for result in results):
         raise SystemExit(1)
 
 
 def evaluate(
-        data: Data,
+        data: Data = None,
         model: Model = None,
         split: Split = 'test',
         weights: Weights = None,
+        against: Annotated[Optional[str], typer.Option(
+            help='Name of a second network; if not given, the one that --against-weights fits.')] = None,
+        against_weights: Annotated[Optional[str], typer.Option(help='Weights of the second network.')] = None,
         num_classes: NumClasses = None,
         img_size: ImgSize = None,
         crop_pct: Annotated[Optional[float], typer.Option(help='Crop as a share of the shorter side.')] = None,
@@ -68,11 +83,17 @@ def evaluate(
 ) -> None:
     """Measure top-1 and top-5 accuracy, overall and by class, at the test size of the name unless told otherwise.
 
+    On CIFAR-10 images of the package, or on those that --data names. With --against, two networks beside each other,
+    and which images they name differently.
+
     Examples: `timm-preact evaluate --model preact_resnet20 --data uoft-cs/cifar10`
 
     `timm-preact evaluate --model preact_resnet200_fb --data /imagenet/val --img-size 320 --crop-pct 1.0`
+
+    `timm-preact evaluate --model preact_resnet20 --against-weights my_run/model.safetensors`
     """
     from .. import evaluation
+    from ..data import load_sample
     from ..loading import find_name
     where = check_device(device)
     if model is None and weights is None:
@@ -80,8 +101,23 @@ def evaluate(
     as_in_file = model is None and num_classes is None
     model = model or find_name(weights, '--model')
     net = evaluation.load_model(model, weights, where, num_classes, as_in_file=as_in_file)
-    transform = evaluation.eval_transform(net, img_size, crop_pct, use_test_size=True)
-    images = evaluation.open_images(data, split, transform)
+    open_with = (partial(evaluation.Images, load_sample()) if data is None else
+                 partial(evaluation.open_images, data, split))
+    data = data or 'the sample in the package'
+    if against or against_weights:
+        if img_size is not None or crop_pct is not None:
+            raise UserError('--against tests each network at its own size: leave out --img-size and --crop-pct.')
+        other = evaluation.load_model(
+            against or find_name(against_weights, '--against'), against_weights, where, as_in_file=against is None)
+        found = evaluation.compare((net, other), open_with, batch_size, where, match=match)
+        if as_json:
+            print(json.dumps(dict(
+                data=data, images=len(found.answers[0]), top1=[round(one.top1, 4) for one in found.scores],
+                per_class=[one.per_class for one in found.scores], differ=found.differ), indent=1))
+        else:
+            print_comparison(found, data)
+        return
+    images = open_with(evaluation.eval_transform(net, img_size, crop_pct, use_test_size=True))
     with show_progress(len(images), f'{model} on {data}') as advance:
         scores = evaluation.evaluate(net, images, batch_size, where, advance, match)
     if as_json:
@@ -96,8 +132,18 @@ def evaluate(
 def demo(
         output: Annotated[Path, typer.Option(help='Where to write the picture of predictions.')] = Path(
             'timm_preact_demo.png'),
+        web: Annotated[bool, typer.Option(
+            '--web', help="Open a page in place of that; needs pip install 'timm-preact[web]'.")] = False,
+        host: Annotated[str, typer.Option(help='For --web: the address to answer at.')] = '127.0.0.1',
+        port: Annotated[int, typer.Option(min=1, max=65535, help='For --web: the port to answer at.')] = 7860,
 ) -> None:
-    """Run the network that ships with the package on real test images that ship with it; needs no network."""
+    """Run the network that ships with the package on real test images that ship with it; needs no network.
+
+    Example: `timm-preact demo --web`
+    """
+    if web:
+        from ..web import serve
+        return serve(host, port)
     from ..demo import run_demo
     start = time.perf_counter()
     scores = run_demo(output)

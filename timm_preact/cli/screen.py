@@ -4,7 +4,11 @@ from contextlib import contextmanager
 from typing import Any, Callable, Iterator, List, Sequence
 
 __all__ = [
-    'print_findings', 'print_networks', 'print_predictions', 'print_scores', 'print_units', 'show_progress']
+    'print_comparison', 'print_findings', 'print_networks', 'print_predictions', 'print_scores', 'print_units',
+    'show_progress',
+]
+
+SHOWN = 20  # indices of images on a line
 
 
 @contextmanager
@@ -47,6 +51,20 @@ def print_scores(title: str, scores: Any) -> None:
     table.add_row('top-1', f'{scores.top1:.2f}', style='bold')
     table.add_row('top-5', f'{scores.top5:.2f}')
     print_table(table)
+
+
+def print_comparison(found: Any, data: str) -> None:
+    """Print a `timm_preact.evaluation.Comparison`, a row a class, and the images that are named differently."""
+    first, second = found.scores
+    table = new_table()
+    add_columns(table, [f'accuracy on {data}, %'], ['first', 'second'])
+    for name, accuracy in first.per_class.items():
+        table.add_row(name, f'{accuracy:.2f}', f'{second.per_class[name]:.2f}')
+    table.add_row('top-1', f'{first.top1:.2f}', f'{second.top1:.2f}')
+    print_table(table)
+    more = ', ...' if len(found.differ) > SHOWN else ''
+    which = f': {", ".join(map(str, found.differ[:SHOWN]))}{more}' if found.differ else ''
+    print(f'{len(found.differ)} of {first.images} images are named differently{which}')
 
 
 def print_networks(rows: Sequence[Any]) -> None:

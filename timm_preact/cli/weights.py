@@ -73,12 +73,16 @@ def publish(
         revision: Annotated[Optional[str], typer.Option(help='Branch, made if it does not exist.')] = None,
         private: Annotated[bool, typer.Option('--private', help='Make a new repository private.')] = False,
         dry_run: Annotated[bool, typer.Option('--dry-run', help='Check everything, send nothing.')] = False,
+        repo_type: Annotated[str, typer.Option(
+            help='model; or space, for a folder like hub_cards/space, to which this package is added.')] = 'model',
 ) -> None:
     """Push a folder to the Hugging Face Hub in one commit, and read it back.
 
-    Example: `timm-preact publish fb --repo-id my-lab/preact_resnet200_fb.in1k --dry-run`
+    Examples: `timm-preact publish fb --repo-id my-lab/preact_resnet200_fb.in1k --dry-run`
+
+    `timm-preact publish hub_cards/space --repo-id my-lab/preact --repo-type space --dry-run`
     """
     from .. import hub
-    published = hub.publish(folder, repo_id, revision, private, dry_run)
+    published = hub.publish(folder, repo_id, revision, private, dry_run, repo_type)
     done = 'would get' if dry_run else f'has at {published.commit[:12]}' if published.changed else 'has already'
     print(f'{published.url} {done} {", ".join(published.files)}')

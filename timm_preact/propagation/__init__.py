@@ -11,7 +11,7 @@ network unit by unit with the gradient and with its first term, both exact: the 
 branch and every gate held constant. `measure` reduces each unit to numbers as it is passed, so that of the whole
 network only the units' inputs are ever held.
 """
-from .figure import draw
+from .figure import compose, draw
 from .paths import residual_units
 from .results import Propagation, measure
 from .steps import END, Step, walk
@@ -19,5 +19,5 @@ from .survey import survey, write
 from .verdict import SAFE, Verdict, check
 
 __all__ = [
-    'END', 'SAFE', 'Propagation', 'Step', 'Verdict', 'check', 'draw', 'measure', 'residual_units', 'survey', 'walk',
-    'write']
+    'END', 'SAFE', 'Propagation', 'Step', 'Verdict', 'check', 'compose', 'draw', 'measure', 'residual_units', 'survey',
+    'walk', 'write']

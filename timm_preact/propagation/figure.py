@@ -10,7 +10,7 @@ import numpy as np
 from ..figures import new_figure, save_figure
 from .results import Propagation
 
-__all__ = ['draw']
+__all__ = ['compose', 'draw']
 
 # by order: what a network held
 STYLES = [

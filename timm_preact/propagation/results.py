@@ -6,7 +6,7 @@ import json
 import math
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from timm.utils import unwrap_model
 from torch import nn
 
 from ..files import write_atomically
+from .paths import residual_units
 from .steps import walk
 
 __all__ = ['Propagation', 'measure']
@@ -149,6 +150,7 @@ def measure(
         seed: int = 0,
         name: Optional[str] = None,
         weights: str = 'initialisation',
+        passed: Callable[[int, int], None] = lambda done, units: None,
 ) -> Propagation:
     """Mean, variance and gradient of every unit, see `Propagation`.
 
@@ -156,7 +158,9 @@ def measure(
         model: As for `walk`, as are `images`, `labels`, `training`, `seed` and the errors.
         name: What to call the network; its architecture if not given.
         weights: What to call its weights.
+        passed: Called after each unit with how many were passed on the way back, and how many there are.
     """
+    units = len(residual_units(model))
     rows: List[Dict[str, Any]] = []
     last, product = None, 1.
     with torch.inference_mode(False), closing(
@@ -183,6 +187,7 @@ def measure(
                 eq5_deviation=deviation(step.direct, last.direct),
             )
             rows.append(row)
+            passed(len(rows) - 1, units)
     rows.reverse()
     model = unwrap_model(model)
     name = name or getattr(model, 'pretrained_cfg', {}).get('architecture') or type(model).__name__

@@ -26,6 +26,7 @@ def survey(
         seed: int = 0,
         device: torch.device = torch.device('cpu'),
         advance: Callable[[int], None] = lambda done: None,
+        passed: Callable[[int, int], None] = lambda done, units: None,
 ) -> List[Tuple[Propagation, Verdict]]:
     """Measure and judge networks, each with its initial weights and with trained ones where there are any.
 
@@ -41,6 +42,7 @@ def survey(
         seed: Of the initial weights, and as in `measure`.
         device: Where it is measured.
         advance: Called with 1 after each name.
+        passed: As in `measure`.
 
     Raises:
         UserError: A name is unknown, its network cannot be made so or measured on these images, or weights are named
@@ -58,7 +60,7 @@ def survey(
             images = Images(load_sample(), transform) if data is None else open_images(data, split, transform)
             x, y = (tensor.to(device) for tensor in images.spread(count))
             try:
-                found = measure(net.to(device), x, y, training, seed, name, held)
+                found = measure(net.to(device), x, y, training, seed, name, held, passed)
             except UserError:
                 raise
             except (RuntimeError, ValueError) as e:

@@ -25,12 +25,13 @@ from .foreign import FOREIGN, read_foreign
 from .keymaps import to_ours
 from .sources import SOURCES
 
-__all__ = ['HUB_ORGANIZATION', 'blaming', 'describe', 'fetch', 'from_hub', 'locate', 'unpack']
+__all__ = ['HUB_ORGANIZATION', 'blaming', 'describe', 'fetch', 'find_cached', 'from_hub', 'locate', 'unpack']
 
 # Environment variable with the Hub organisation that registered tags resolve to. Unset, they resolve to their
 # publishers' own files: nobody here owns a namespace there, and one that somebody can take must never be the default.
 HUB_ORGANIZATION = 'TIMM_PREACT_HUB_ORG'
 MAX_BYTES = 1 << 30
+MAX_CONFIG_BYTES = 1 << 20
 # Where unpacked files and recorded digests go when torch.hub's cache is read-only
 OWN_CACHE = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'timm_preact'
 
@@ -131,6 +132,13 @@ def fetch(name: str, cache_dir: Optional[Union[str, Path]] = None) -> Path:
     return folder / file_name
 
 
+def find_cached(name: str) -> Optional[Path]:
+    """The published file of 'name.tag' where it lies in the cache already, not verified; None where it does not."""
+    file_name = SOURCES[name].url.rpartition('/')[2].removesuffix('.zip')
+    folders = Path(torch.hub.get_dir()) / 'checkpoints', OWN_CACHE
+    return next((folder / file_name for folder in folders if (folder / file_name).is_file()), None)
+
+
 def is_writable(folder: Path) -> bool:
     """Whether files can be made in a folder, or in the first of those above it that is there."""
     while not folder.exists():
@@ -198,6 +206,8 @@ def from_hub(
         revision: Optional[str] = None,
         checksum: Optional[str] = None,
         cache_dir: Optional[Union[str, Path]] = None,
+        max_bytes: Optional[int] = None,
+        token: Optional[bool] = None,
 ) -> Optional[Path]:
     """model.safetensors of a repository on the Hub, from the cache or the network, verified.
 
@@ -209,6 +219,8 @@ def from_hub(
         revision: Branch, tag or commit, None for main.
         checksum: 'sha256:digest' of model.safetensors, where it is known.
         cache_dir: Folder of the cache, None for the Hub client's.
+        max_bytes: Of model.safetensors; more is not fetched. None for any number.
+        token: False to ask as nobody, None as whoever is logged in.
 
     Returns:
         The path, None if the repository has no model.safetensors.
@@ -216,19 +228,31 @@ def from_hub(
     Raises:
         WeightsError: It cannot be fetched, or is damaged.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    def download(name: str, revision: Optional[str], most: Optional[int]) -> Path:
+        if max_bytes is not None:
+            size = get_hf_file_metadata(hf_hub_url(repo_id, name, revision=revision), token=token).size
+            if size is None or size > most:
+                raise WeightsError(f'{name} of {repo_id} is larger than the {most >> 20} MiB that are fetched here: '
+                                   f'load it on a machine of your own.')
+        return Path(hf_hub_download(repo_id, name, revision=revision, cache_dir=cache_dir, token=token))
+
     try:
-        config = Path(hf_hub_download(repo_id, 'config.json', revision=revision, cache_dir=cache_dir))
+        config = download('config.json', revision, MAX_CONFIG_BYTES)
         commit = config.parent.name
         try:
-            file = Path(hf_hub_download(repo_id, 'model.safetensors', revision=commit, cache_dir=cache_dir))
+            file = download('model.safetensors', commit, max_bytes)
         except LocalEntryNotFoundError:
             raise
         except EntryNotFoundError:
             return None
+    except WeightsError:
+        raise
     except Exception as e:  # the client raises its own, httpx's and the system's classes
-        raise WeightsError(f'{repo_id} cannot be fetched from the Hub ({describe(e)}): check the name, your token and '
+        asked = 'that it is public' if token is False else 'your token'
+        raise WeightsError(f'{repo_id} cannot be fetched from the Hub ({describe(e)}): check the name, {asked} and '
                            f'the network.') from e
     digest = read_config(config).get('sha256')
     if checksum is None:
