@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from timm_preact.web.compare import SHOWN, compare_networks
 from timm_preact.web.limits import read_image, sentence
 from timm_preact.web.networks import list_here, load
 from timm_preact.web.predict import LAST, TOP_K, list_samples, predict
+from timm_preact.web.server import warm_up
 from timm_preact.web.signals import choose, measure_variants
 
 CARDS = Path(__file__).parents[2] / 'hub_cards'
@@ -103,6 +105,16 @@ def last(*args):
 def test_what_is_in_an_image_is_said_before_where_the_network_looks():
     first = next(predict(None, 0, DEMO_MODEL, LAST))
     assert first.looks is None and next(iter(first.guesses)) == 'airplane' and parses(first.command)
+
+
+def test_the_first_visitor_is_answered_rightly_while_the_server_warms_up():
+    alone = last(None, 8, DEMO_MODEL, LAST)
+    for _ in range(5):
+        with ThreadPoolExecutor(1) as pool:
+            warm = pool.submit(warm_up)
+            beside = last(None, 8, DEMO_MODEL, LAST)
+            warm.result()
+        assert beside.guesses == alone.guesses and beside.looks.tobytes() == alone.looks.tobytes()
 
 
 def test_there_are_ten_real_samples_one_of_each_class(sample):
@@ -417,5 +429,5 @@ def test_one_heavy_job_runs_at_a_time_and_a_bounded_number_waits():
     from timm_preact.web.page import build
     page = build()
     heavy = [listener for listener in page.fns.values() if listener.queue is not False]
-    assert len(heavy) == 5 and {(one.concurrency_id, one.concurrency_limit) for one in heavy} == {('heavy', 1)}
+    assert len(heavy) == 6 and {(one.concurrency_id, one.concurrency_limit) for one in heavy} == {('heavy', 1)}
     assert page._queue.max_size == limits.MAX_WAITING and page.analytics_enabled is False

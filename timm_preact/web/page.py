@@ -1,4 +1,5 @@
 """What the page looks like, in Gradio; what it shows is made by the modules of the tabs."""
+from functools import partial
 from html import escape
 from typing import Any, Callable, Iterator, List, Sequence
 
@@ -31,6 +32,7 @@ CSS = """
 """
 VARIANTS = (('full', 'add', 110), ('orig', 'const_scale', 110), ('none', 'add', 110))
 HEAVY = dict(concurrency_limit=1, concurrency_id='heavy', api_visibility='private')
+QUICK = dict(HEAVY, trigger_mode='multiple')  # none is dropped while the one before is answered
 LIGHT = dict(queue=False, api_visibility='private')
 
 
@@ -83,7 +85,7 @@ def show_command(value: str) -> gr.Code:
                    show_line_numbers=False, lines=1, max_lines=8, buttons=['copy'])
 
 
-def build_predict() -> None:
+def build_predict(page: gr.Blocks) -> None:
     samples = list_samples()
     chosen = gr.State(next(i for i, (_, name) in enumerate(samples) if name == FIRST))
     with gr.Row():
@@ -103,15 +105,15 @@ def build_predict() -> None:
             looks = gr.Image(label='Grad-CAM', show_label=False, format='png', interactive=False, buttons=[],
                              alt_text='The image as the network gets it, under the heat of Grad-CAM')
     command = show_command(predict_command(f'{FIRST}.png', DEMO_MODEL, None, TOP_K))
-    listener = dict(fn=answering(answer_predict, 3), inputs=[file, chosen, network, stage],
-                    outputs=[guesses, looks, command, said], show_progress_on=[guesses], **HEAVY)
-    button.click(**listener)
-    file.upload(**listener)
+    answer, answers = answering(answer_predict, 3), [guesses, looks, command, said]
+    for event in (page.load, button.click, file.upload):
+        event(answer, [file, chosen, network, stage], answers, show_progress_on=[guesses], **QUICK)
 
-    def take(event: gr.SelectData) -> List[Any]:
-        return [None, event.index]
+    def take(network: str, stage: str, event: gr.SelectData) -> Iterator[List[Any]]:
+        for answered in answer(None, event.index, network, stage):
+            yield [None, event.index, *answered]
 
-    gallery.select(take, outputs=[file, chosen], **LIGHT).then(**listener)
+    gallery.select(take, [network, stage], [file, chosen, *answers], show_progress_on=[guesses], **QUICK)
 
 
 def build_signal() -> None:
@@ -158,7 +160,8 @@ def build() -> gr.Blocks:
     """The page; files that it was sent are deleted ten minutes later."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 600), fill_width=False) as page:
         gr.Markdown(INTRO)
-        for name, fill in (('Predict', build_predict), ('Signal', build_signal), ('Compare', build_compare)):
+        for name, fill in (
+                ('Predict', partial(build_predict, page)), ('Signal', build_signal), ('Compare', build_compare)):
             with gr.Tab(name):
                 fill()
     return page.queue(max_size=MAX_WAITING, api_open=False)

@@ -7,10 +7,14 @@ import tempfile
 import threading
 from typing import Any
 
+from PIL import Image
+
 from ..catalog import DEMO_MODEL
+from ..data import load_sample
 from ..errors import UserError
+from ..evaluation import load_model
+from ..gradcam import look
 from .limits import MAX_WEIGHTS
-from .predict import LAST, predict
 
 __all__ = ['serve']
 
@@ -59,5 +63,5 @@ def launch(host: str, port: int) -> None:
 
 
 def warm_up() -> None:
-    """Bring in what the first visitor would wait for."""
-    list(predict(None, 0, DEMO_MODEL, LAST))
+    """Bring in what the first visitor would wait for, by a network of its own: a visitor's may be at work meanwhile."""
+    look(load_model(DEMO_MODEL), Image.fromarray(load_sample().images[0])).draw()
