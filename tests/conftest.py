@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.hub_server import Hub
+from support.hub_server import WRITE, Hub
 
 # What takes longest goes first: the last file to end is a short one
 LONGEST = (
@@ -105,6 +105,13 @@ def hub(monkeypatch):
     yield HUB
     HUB.start()
     assert HUB.errors == [], 'the test server itself failed'
+
+
+@pytest.fixture
+def lab(hub, monkeypatch):
+    """The Hub, where we are logged in as lab."""
+    monkeypatch.setenv('HF_TOKEN', WRITE)
+    return hub
 
 
 @pytest.fixture(scope='session')

@@ -369,10 +369,19 @@ def classify(model: nn.Module, image: Image.Image, top_k: int = 5, device: str =
         UserError: `top_k` is below 1, or the model takes no images.
     """
     check_above_0('--top-k', top_k)
+    return _most_probable(model, eval_transform(model)(image), class_names(model), top_k, device)
+
+
+def _most_probable(
+        model: nn.Module,
+        x: torch.Tensor,
+        names: Sequence[str],
+        top_k: int,
+        device: str,
+) -> List[Dict[str, Any]]:
     with torch.inference_mode():
-        logits = model(eval_transform(model)(image)[None].to(device))
+        logits = model(x[None].to(device))
     probabilities, indices = logits[0].softmax(0).topk(min(top_k, model.num_classes))
-    names = class_names(model)
     return [{'class': names[i], 'probability': round(p, 4)}
             for i, p in zip(indices.tolist(), probabilities.tolist(), strict=True)]
 
@@ -387,6 +396,7 @@ def predict(model: nn.Module, files: List[Path], top_k: int = 5, device: str = '
         DataError: No file could be read.
     """
     check_above_0('--top-k', top_k)
+    transform, names = eval_transform(model), class_names(model)
     results = []
     for file in files:
         try:
@@ -394,7 +404,8 @@ def predict(model: nn.Module, files: List[Path], top_k: int = 5, device: str = '
         except DataError as e:
             results.append({'file': str(file), 'error': str(e)})
             continue
-        results.append({'file': str(file), 'predictions': classify(model, image, top_k, device)})
+        results.append({
+            'file': str(file), 'predictions': _most_probable(model, transform(image), names, top_k, device)})
     if all('error' in result for result in results):
         raise DataError(results[0]['error'])
     return results

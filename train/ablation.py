@@ -5,11 +5,10 @@
 
 The small copy: `preact_resnet20` on some of the training images at 16x16 (means of 2x2 pixels). The error is that on
 10,000 other training images: nothing here looks at a test image. Lengths in pixels are halved. The fewer images are
-seen the more often, the farther the network is from what it was trained on, as in a long run. Averages of the weights
-are taken of every run, beside its last ones. One file a run goes to train/results/ablation, and what is there is not
-run again; `python -m train.pages` makes the table of docs/cifar.md from them.
+seen the more often, the farther the network is from what it was trained on, as in a long run. Averages of the weights,
+timm's, are taken of every run, beside its last ones. One file a run goes to train/results/ablation, and what is there
+is not run again; `python -m train.pages` makes the table of docs/cifar.md from them.
 """
-import copy
 import json
 import statistics
 import tempfile
@@ -21,6 +20,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 import typer
+from timm.utils import ModelEmaV3
 
 from timm_preact.data import ImageSet, load_image_set
 from timm_preact.errors import UserError, one_sentence_errors
@@ -64,21 +64,6 @@ def shrink(images: ImageSet, which: slice) -> ImageSet:
     return ImageSet(means.round().astype('uint8'), images.labels[which], images.classes)
 
 
-class Average:
-    """Exponential average of a network's weights and statistics; it remembers a share of a run."""
-
-    def __init__(self, model: torch.nn.Module, steps: float):
-        self.model, self.step = copy.deepcopy(model), 1 / steps
-        self.pairs = [(mine, theirs) for mine, theirs in zip(
-            self.model.state_dict().values(), model.state_dict().values(), strict=True) if mine.is_floating_point()]
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """Go a step toward the network."""
-        mine, theirs = zip(*self.pairs, strict=True)
-        torch._foreach_lerp_(mine, theirs, self.step)
-
-
 def locate(change: str, epochs: int, seed: int) -> Path:
     """Locate the file of a run."""
     return ABLATION / f'{change}.{epochs}epochs.seed{seed}.json'
@@ -94,14 +79,14 @@ def train(change: str, epochs: int, seed: int, data: str, count: int, command: s
     recipe = choose_recipe(**{**BASE, 'epochs': epochs, **CHANGES[change][1]})
     with tempfile.TemporaryDirectory() as folder, closing(Run(
             settings, recipe, images, few, Path(folder), torch.device('cpu'))) as run:
-        averages = {memory: Average(run.model, memory * run.total) for memory in MEMORIES}
+        averages = {memory: ModelEmaV3(run.model, decay=1 - 1 / (memory * run.total)) for memory in MEMORIES}
         while run.state == 'running':
             run.advance()
             for average in averages.values():
-                average.update()
+                average.update(run.model)
         batches = Batches(others, recipe, run.train_batches.mean, run.train_batches.std, run.device)
         result = run.result(command, change=change, validation_error=error_on(run.model, batches), averaged={
-            str(memory): error_on(average.model, batches) for memory, average in averages.items()})
+            str(memory): error_on(average.module, batches) for memory, average in averages.items()})
     write_json(locate(change, epochs, seed), {key: value for key, value in result.items() if key != 'test_error'})
     return f"{change}, seed {seed}: {result['validation_error']:.2f} %, {result['train_seconds']:.0f} s"
 

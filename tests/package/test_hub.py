@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from safetensors.torch import load_file
-from support.hub_server import READ, STRANGER, WRITE
+from support.hub_server import READ, STRANGER
 from typer.testing import CliRunner
 
 from timm_preact.cli import app
@@ -26,13 +26,6 @@ SHIPPED, RANDOM = 'preact_resnet20.cifar10', 'preact_resnet56.cifar10'
 REPO = f'lab/{SHIPPED}'
 CARD = '---\nlibrary_name: timm\nlicense: apache-2.0\n---\n# A network for a test\n'
 pytestmark = pytest.mark.filterwarnings('ignore:Use .content:DeprecationWarning')  # the client's own, at each PUT
-
-
-@pytest.fixture
-def lab(hub, monkeypatch):
-    """The Hub, where we are logged in as lab."""
-    monkeypatch.setenv('HF_TOKEN', WRITE)
-    return hub
 
 
 @pytest.fixture

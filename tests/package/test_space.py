@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
-from support.hub_server import READ, WRITE
+from support.hub_server import READ
 from typer.testing import CliRunner
 
 from timm_preact.cli import app
@@ -16,13 +16,6 @@ ROOT = Path(__file__).parents[2]
 SPACE = ROOT / 'hub_cards' / 'space'
 REPO = 'lab/preact'
 pytestmark = pytest.mark.filterwarnings('ignore:Use .content:DeprecationWarning')  # the client's own, at each PUT
-
-
-@pytest.fixture
-def lab(hub, monkeypatch):
-    """The Hub, where we are logged in as lab."""
-    monkeypatch.setenv('HF_TOKEN', WRITE)
-    return hub
 
 
 @pytest.fixture

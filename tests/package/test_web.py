@@ -391,7 +391,7 @@ def test_every_command_is_one_of_the_command_line(command):
 
 def test_an_error_of_ours_is_one_sentence_and_is_logged(capsys):
     try:
-        raise KeyError('/root/secret')
+        raise KeyError('/srv/secret')
     except KeyError as e:
         said = sentence(e)
     assert 'secret' not in said and 'on our side' in said
@@ -399,7 +399,7 @@ def test_an_error_of_ours_is_one_sentence_and_is_logged(capsys):
 
 
 def test_no_path_of_the_server_is_said_but_a_repository_and_an_address_are():
-    assert sentence(UserError('/root/.cache/torch/x.pth of my-lab/net from https://host/a/b falls below 1/1,000.')) == (
+    assert sentence(UserError('/srv/cache/torch/x.pth of my-lab/net from https://host/a/b falls below 1/1,000.')) == (
         'x.pth of my-lab/net from https://host/a/b falls below 1/1,000.')
 
 

@@ -94,15 +94,24 @@ def test_other_data_than_the_runs_are_refused(run, places, npz_folder, tmp_path)
 
 
 def test_the_small_copy_trains_a_change_and_measures_images_that_it_did_not_see(npz_folder, tmp_path, monkeypatch):
-    for name, value in dict(ABLATION=tmp_path, OTHERS=100, FEW=20).items():
+    for name, value in dict(ABLATION=tmp_path, OTHERS=100, FEW=20, MEMORIES=(0.2, 1e9)).items():
         monkeypatch.setattr(ablation, name, value)
     monkeypatch.setitem(ablation.BASE, 'batch_size', 20)
     said = ablation.train('cutout', 1, 3, str(npz_folder), 100, 'python -m train.ablation')
     assert said.startswith('cutout, seed 3: ')
     result = json.loads((tmp_path / 'cutout.1epochs.seed3.json').read_text())
     assert result['recipe']['cutout'] == 4 and result['recipe']['label_smoothing'] == 0 and 'test_error' not in result
-    assert set(result['averaged']) == {'0.02', '0.05'} and 0 <= result['validation_error'] <= 100
+    assert result['iterations'] == 5 and 0 <= result['validation_error'] <= 100
+    assert result['averaged']['0.2'] == result['validation_error']  # of five steps a fifth: the last weights alone
+    assert set(result['averaged']) == {'0.2', '1000000000.0'}
     assert result['data']['train_sha256'] != result['data']['test_sha256']
+
+
+def test_a_change_is_compared_with_runs_of_equal_seeds():
+    base = {0: 30., 1: 31., 2: 29.}
+    assert ablation.format_difference({0: 29., 1: 30.5}, base) == '-0.75 ± 0.35 (2)'
+    assert ablation.format_difference({2: 30., 7: 99.}, base) == '+1.00 (1)'
+    assert ablation.format_difference({7: 99.}, base) == ablation.format_difference({}, base) == '-'
 
 
 def test_a_change_to_the_recipe_is_one_that_the_trainer_knows():

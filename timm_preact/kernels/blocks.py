@@ -778,9 +778,8 @@ def expand_kernel(values, index, out, P, WE, BLOCK: tl.constexpr):
 
 @triton.jit
 def augment_kernel(images, labels, order, top, left, flip, hole_top, hole_left, places, mean, std, out, out_labels,
-                   epoch, batch,
-                   H: tl.constexpr, W: tl.constexpr, C: tl.constexpr, RB: tl.constexpr, WB: tl.constexpr,
-                   HOLE: tl.constexpr, MEAN_IMAGE: tl.constexpr, AUGMENT: tl.constexpr):
+                   epoch, batch, H: tl.constexpr, W: tl.constexpr, C: tl.constexpr, RB: tl.constexpr,
+                   WB: tl.constexpr, HOLE: tl.constexpr, MEAN_IMAGE: tl.constexpr, AUGMENT: tl.constexpr):
     """RB rows of an image a program: from bytes (N, H, W, 3) to out (R, batch, H, W, C), zeros behind the colours.
 
     The plan (R, epoch) says at places[r] + i which image, crop, flip and hole replica r takes as its i-th.
