@@ -27,7 +27,7 @@ TRAINING = """\
 
 Recipe `{recipe_name}`, seed {seed}: {epochs} epochs of batch {batch_size}, SGD with Nesterov momentum {momentum}, peak
 learning rate {lr} with a linear rise over {warmup:.0%} of the run and a linear fall to 0, weight decay {weight_decay}
-{decayed}, {augmentation}, per-channel mean and standard deviation. It is not the paper's
+{decayed}, {augmentation}, per-channel mean and standard deviation{averaged}. It is not the paper's
 recipe. The error is the last epoch's, of one seed: the spread between seeds was not measured.
 
 Trained in {precision} on: {hardware}, {minutes:.0f} minutes; Python {python}, torch {torch}, timm {timm}.
@@ -75,6 +75,7 @@ def format_training(name: str, result: Dict[str, Any]) -> str:
     recipe = complete_recipe(result['recipe'])
     return TRAINING.format(
         name=name, minutes=result['train_seconds'] / 60, augmentation=format_augmentation(recipe),
+        averaged=f'; the weights are averaged over {recipe["average"]:.0%} of the run' if recipe['average'] else '',
         decayed='on every parameter' if recipe['decay_all'] else 'on convolutions and the classifier',
         **{key: result[key] for key in ('command', 'recipe_name', 'seed', 'precision', 'hardware')},
         **{key: recipe[key] for key in ('epochs', 'batch_size', 'momentum', 'lr', 'warmup', 'weight_decay')},

@@ -52,6 +52,8 @@ def main(
         cutout: Optional[int] = typer.Option(None, help="Side of the square cut out, in place of the recipe's."),
         alternate_flips: Optional[bool] = typer.Option(
             None, help="Flip an image every other epoch, or by chance, in place of the recipe's."),
+        average: Optional[float] = typer.Option(
+            None, help="Share of the run over which the weights are averaged, in place of the recipe's; 0 for none."),
         mean: Optional[str] = typer.Option(None, help="'pixel' or 'channel', in place of the recipe's."),
         bn_group: Optional[int] = typer.Option(None, help='Images that share BatchNorm statistics.'),
         model_kwargs: List[str] = typer.Option([], help='KEY=VALUE for the model, VALUE as JSON or a Python literal.'),
@@ -65,7 +67,8 @@ def main(
     chosen = choose_recipe(
         recipe, epochs=epochs, iterations=iterations, batch_size=batch_size, lr=lr, warmup=warmup,
         weight_decay=weight_decay, label_smoothing=label_smoothing, decay_all=decay_all,
-        translate=translate, cutout=cutout, alternate_flips=alternate_flips, mean=mean, bn_group=bn_group)
+        translate=translate, cutout=cutout, alternate_flips=alternate_flips, average=average, mean=mean,
+        bn_group=bn_group)
     if not 0 <= seed < 2 ** 31:
         raise UserError(f'--seed is {seed}: it must be from 0 to {2 ** 31 - 1}.')
     kwargs = parse_model_kwargs(model_kwargs)

@@ -47,7 +47,7 @@ class Group:
             if self.stream is not None:
                 self.capture()
             for r, run in enumerate(runs):
-                self.net.put(r, run.model, run.momentum())
+                self.net.put(r, run.model, run.kept, run.momentum())
                 self.net.loss_sum[r] = run.loss_sum
                 run.loss_sum = self.net.loss_sum[r]
                 if run.plan is not None:
@@ -103,10 +103,11 @@ class Group:
     def bring_up_to_date(self, run: 'Run') -> None:
         """The run's own network, with its momenta."""
         with self.on_stream():
-            self.net.get(self.runs.index(run), run.model, run.momentum())
-            for name, buffer in run.model.named_buffers():
-                if name.endswith('num_batches_tracked'):
-                    buffer.fill_(run.step * self.net.G)
+            self.net.get(self.runs.index(run), run.model, run.kept, run.momentum())
+            for model in {run.model, run.kept}:
+                for name, buffer in model.named_buffers():
+                    if name.endswith('num_batches_tracked'):
+                        buffer.fill_(run.step * self.net.G)
 
     def test_error(self, run: 'Run') -> float:
         """Top-1 in percent, in the precision of the training; measured for all runs when one asks for it."""

@@ -13,7 +13,7 @@ from torch import nn
 
 from timm_preact.layers import IMAGE_CHANNELS, Conv, Map, Merge, Norm, Shortcut, Unfit, View, layers_of
 from train.batches import Batches, EpochPlan
-from train.recipe import Recipe
+from train.recipe import Recipe, average_decay, count_steps
 
 try:
     import timm_preact.kernels.blocks as blocks
@@ -166,6 +166,7 @@ class Replicas:
                  dtype: torch.dtype = torch.bfloat16):
         self.R, self.recipe, self.device, self.dtype = len(models), recipe, device, dtype
         self.batch = recipe.batch_size
+        self.decay = average_decay(recipe, count_steps(recipe, len(train.labels)))
         self.images = recipe.bn_group or self.batch
         if self.batch % self.images:
             raise Unfit(f'groups of {self.images} images do not divide a batch of {self.batch}')
@@ -233,6 +234,7 @@ class Replicas:
         integer = dict(dtype=torch.int32, device=self.device)
         self.values, self.grads, self.momenta = (torch.zeros(R, self.P, **single) for _ in range(3))
         self.running = torch.zeros(R, 2, self.V, **single)
+        self.averages, self.running_averages = (torch.zeros_like(tensor) for tensor in (self.values, self.running))
         self.coefs, self.backs = (torch.zeros(max(1, self.statistics_size), **single) for _ in range(2))
         self.rates, self.loss_sum = torch.zeros(R, **single), torch.zeros(R, **single)
         self.scales = torch.ones(len(self.net.layers), R, 2, **single)
@@ -666,7 +668,17 @@ class Replicas:
                    (self.values, self.grads, self.momenta, self.rates, self.P, self.used, self.decayed,
                     float(recipe.momentum), float(recipe.weight_decay)), dict(NESTEROV=recipe.nesterov, BLOCK=FLAT)),
             self.expand(),
+            *self.update_averages(),
         ]
+
+    def update_averages(self) -> List[Launch]:
+        return [Launch(blocks.average_kernel, (-(-mine.numel() // FLAT),),
+                       (mine, average, 1 - self.decay, mine.numel()), dict(BLOCK=FLAT))
+                for mine, average in self.averaged() if self.decay]
+
+    def averaged(self) -> Tuple[Tuple[torch.Tensor, torch.Tensor], ...]:
+        """What is averaged, and its averages."""
+        return (self.values, self.averages), (self.running, self.running_averages)
 
     def expand(self) -> Launch:
         size = self.expanded.shape[1]
@@ -694,36 +706,46 @@ class Replicas:
         found['head.fc.bias'] = flat[at:at + self.net.classes]
         return found
 
-    def running_statistics(self, r: int) -> Dict[str, torch.Tensor]:
-        """Views of a replica's running statistics, by the network's names."""
-        return {f'{norm.name}.running_{which}': self.running[r, i, at:at + norm.channels]
+    def running_statistics(self, both: torch.Tensor) -> Dict[str, torch.Tensor]:
+        """Views of a replica's running statistics (2, V), by the network's names."""
+        return {f'{norm.name}.running_{which}': both[i, at:at + norm.channels]
                 for norm in self.net.norms if not norm.is_bias for at in (self.running_at[norm.name],)
                 for i, which in enumerate(('mean', 'var'))}
 
-    def pairs(self, r: int, model: nn.Module,
+    def pairs(self, r: int, model: nn.Module, kept: nn.Module,
               momenta: Dict[str, torch.Tensor]) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
-        """Each parameter, momentum and running statistic of replica r beside a network's."""
-        for mine, theirs in ((self.named(self.values[r]), dict(model.named_parameters())),
-                             (self.named(self.momenta[r]), momenta),
-                             (self.running_statistics(r), dict(model.named_buffers()))):
+        """Each momentum, parameter and running statistic of replica r, and their averages, beside the run's."""
+        beside = [(self.named(self.momenta[r]), momenta)]
+        networks = {kept: (self.averages, self.running_averages), model: (self.values, self.running)}  # or the same one
+        for network, (values, running) in networks.items():
+            beside += [(self.named(values[r]), dict(network.named_parameters())),
+                       (self.running_statistics(running[r]), dict(network.named_buffers()))]
+        for mine, theirs in beside:
             for name, tensor in mine.items():
                 yield tensor, theirs[name]
 
     @torch.no_grad()
-    def put(self, r: int, model: nn.Module, momenta: Dict[str, torch.Tensor]) -> None:
-        """Take up a network's parameters, running statistics and momenta as replica r."""
-        for mine, theirs in self.pairs(r, model, momenta):
+    def put(self, r: int, model: nn.Module, kept: nn.Module, momenta: Dict[str, torch.Tensor]) -> None:
+        """Take up a network's parameters, running statistics and momenta as replica r, and those of its average.
+
+        Args:
+            r: Which replica.
+            model: The network that trains.
+            kept: That of the averaged weights; `model` where the recipe averages none.
+            momenta: By the names of the parameters.
+        """
+        for mine, theirs in self.pairs(r, model, kept, momenta):
             mine.copy_(theirs)
 
     @torch.no_grad()
-    def get(self, r: int, model: nn.Module, momenta: Dict[str, torch.Tensor]) -> None:
+    def get(self, r: int, model: nn.Module, kept: nn.Module, momenta: Dict[str, torch.Tensor]) -> None:
         """Give them back."""
-        for mine, theirs in self.pairs(r, model, momenta):
+        for mine, theirs in self.pairs(r, model, kept, momenta):
             theirs.copy_(mine)
 
     def reset(self) -> None:
         """Forget all steps."""
-        for tensor in (self.values, self.momenta, self.running, self.loss_sum):
+        for tensor in (self.values, self.momenta, self.running, self.loss_sum, self.averages, self.running_averages):
             tensor.zero_()
 
     def compile(self) -> None:
@@ -759,13 +781,28 @@ class Replicas:
         for launch in self.testing:
             launch()
 
+    def exchange(self) -> None:
+        """Let averages and what they are of take each other's places, where the recipe takes averages."""
+        if self.decay:
+            for mine, average in self.averaged():
+                kept = mine.clone()
+                mine.copy_(average)
+                average.copy_(kept)
+            self.expand()()
+
     def errors(self, test_batch: Optional[Callable[[], None]] = None) -> torch.Tensor:
-        """Top-1 errors on the test images in percent, (R,); `test_batch` may be a graph's replay of that of here."""
+        """Top-1 errors on the test images in percent, (R,), of the averaged weights if the recipe averages them.
+
+        Args:
+            test_batch: A graph's replay of what is here, if there is one.
+        """
         count = len(self.test[1])
+        self.exchange()
         correct = torch.zeros(self.R, dtype=torch.int64, device=self.device)
         for start in range(0, count, self.batch):
             self.places.fill_(start)
             (test_batch or self.test_batch)()
             found = self.logits[:, :count - start, :self.net.classes].argmax(2)
             correct += (found == self.labels[:, :count - start]).sum(1)
+        self.exchange()
         return 100 * (count - correct) / count

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save
+from timm.utils import ModelEmaV3
 
 from timm_preact.data import ImageSet
 from timm_preact.errors import UserError, check_device, create_model
@@ -36,7 +37,7 @@ from train.batches import Batches, EpochPlan, channel_statistics, error_on
 from train.figures import plot_run
 from train.group import Group, crews_of
 from train.places import ROOT
-from train.recipe import Recipe, complete_recipe, lr_at, parameter_groups
+from train.recipe import Recipe, average_decay, complete_recipe, count_steps, lr_at, parameter_groups
 
 __all__ = ['FolderTaken', 'Run', 'local_device', 'peak_memory', 'train_together']
 
@@ -87,7 +88,7 @@ class Run:
                             'data set.')
         if train.contains(test):
             raise UserError('every test image is a training image: give the test split, or the error says nothing.')
-        self.total = recipe.iterations if recipe.epochs is None else round(recipe.epochs * self.steps_per_epoch)
+        self.total = count_steps(recipe, len(train.labels))
         if self.total < 1:
             raise UserError(f'{recipe.epochs} epochs are no step: train for longer.')
         self.share = recipe.batch_size // self.world
@@ -151,6 +152,8 @@ class Run:
         self.capture = capture and self.stream is not None
         self.graph: Optional[torch.cuda.CUDAGraph] = None
         self.eager_steps = 0
+        decay = average_decay(self.recipe, self.total)
+        self.average = ModelEmaV3(self.model, decay) if decay else None
         self.draws = any(getattr(module, 'p', 0) or getattr(module, 'drop_prob', 0) for module in self.model.modules())
         if on_gpu:
             torch.cuda.synchronize(self.device)  # what the default stream made is there for the run's own
@@ -220,6 +223,8 @@ class Run:
             loss.backward()
             self.loss_sum += loss.detach()
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.model)
 
     def advance(self, checkpoint_every: int = 0) -> None:
         """One step, and what is due after it."""
@@ -265,7 +270,7 @@ class Run:
         self.read_clock()
         if self.group is None or self.step == self.total:
             self.bring_up_to_date()
-            test_error = error_on(self.model, self.test_batches)
+            test_error = error_on(self.kept, self.test_batches)
         else:
             test_error = self.group.test_error(self)
         row = dict(epoch=len(self.history) + 1, step=self.step, lr=lr_at(self.recipe, self.step - 1, self.total),
@@ -282,8 +287,13 @@ class Run:
             writer.writerows(self.history)
             write_atomically(self.output / 'log.csv', text.getvalue().encode())
 
+    @property
+    def kept(self) -> torch.nn.Module:
+        """The network that is tested and written: with the averaged weights, if the recipe averages them."""
+        return self.model if self.average is None else self.average.module
+
     def bring_up_to_date(self) -> None:
-        """`model` and the momenta, if something else trains them."""
+        """`model`, its average and the momenta, if something else trains them."""
         if self.group is not None:
             self.group.bring_up_to_date(self)
 
@@ -298,6 +308,7 @@ class Run:
                     settings=self.settings, recipe=asdict(self.recipe), step=self.step, history=self.history,
                     seconds=self.seconds, loss_sum=self.loss_sum, model=self.model.state_dict(),
                     momentum=self.momentum(), ways=sorted(self.ways),
+                    average=None if self.average is None else self.average.module.state_dict(),
                 ), buffer)
             write_atomically(self.output / 'checkpoint.pt', buffer.getvalue())
         self.since = time.perf_counter()
@@ -323,6 +334,8 @@ class Run:
         self.ways = set(state.get('ways', ['pytorch'] if step else []))  # the modules, before there were kernels
         self.loss_sum.copy_(loss_sum)
         self.model.load_state_dict(model)
+        if self.average is not None:
+            self.average.module.load_state_dict(state['average'])
         for name, buffer in self.momentum().items():
             buffer.copy_(momentum[name])
         if self.step == self.total:
@@ -364,7 +377,7 @@ class Run:
         """Write the weights, the result and the curves; returns the result."""
         if self.mean_image is not None:
             write_atomically(self.output / 'mean_image.safetensors', save({'mean_image': self.mean_image}))
-        sha256 = export_model(self.model, self.output, self.settings['model_kwargs'])
+        sha256 = export_model(self.kept, self.output, self.settings['model_kwargs'])
         result = self.result(**facts, weights_sha256=sha256)
         write_json(self.output / 'run.json', result)
         plot_run(result, self.output / 'curves.png')

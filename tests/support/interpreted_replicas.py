@@ -155,17 +155,29 @@ def start(sample, tmp_path):
 
 def test_a_replica_is_the_run_alone_to_the_bit_cut_or_not(start):
     """Two seeds together; one of them alone; and one cut after two steps, taken up with another beside it."""
-    together = [start(seed) for seed in (0, 1)]
+    together = [start(seed, average=0.5) for seed in (0, 1)]
     assert [run.state for run in ends(*together)] == ['finished', 'finished']
     assert [run.ways for run in together] == [{'triton'}] * 2
-    alone, = ends(start(1))
+    alone, = ends(start(1, average=0.5))
     assert_same_bits(outcome(together[1]), outcome(alone))
     assert outcome(together[0])[0] != outcome(together[1])[0]
-    cut_after(2, start(0, 'cut'))
-    resumed = start(0, 'cut')
+    cut_after(2, start(0, 'cut', average=0.5))
+    resumed = start(0, 'cut', average=0.5)
     assert resumed.step == 2
-    assert next(train_together(iter([resumed, start(2)]), 2)) is resumed
+    assert next(train_together(iter([resumed, start(2, average=0.5)]), 2)) is resumed
     assert_same_bits(outcome(resumed), outcome(together[0]))
+
+
+def test_averages_are_those_of_the_modules_and_what_is_tested(start):
+    runs = [start(3, steps=4, lr=0.01, warmup=0, average=0.5, joins=joins) for joins in (True, False)]
+    for run in runs:
+        ends(run)
+    assert [run.ways for run in runs] == [{'triton'}, {'pytorch'}]
+    mine, theirs = (run.kept.state_dict() for run in runs)
+    for name, tensor in mine.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-4, msg=name)
+    assert not torch.equal(mine['head.fc.weight'], runs[0].model.state_dict()['head.fc.weight'])
+    assert [row['test_error'] for row in runs[0].history] == [row['test_error'] for row in runs[1].history]
 
 
 def test_one_that_diverges_leaves_the_others_training(start):

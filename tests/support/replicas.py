@@ -63,7 +63,7 @@ class Beside:
             parameter_groups(m, recipe), lr=0.1, momentum=recipe.momentum, nesterov=recipe.nesterov) for m in models]
         self.plans = [EpochPlan.make(recipe, r, 0, train.images.shape, device) for r in range(len(models))]
         for r, (model, plan) in enumerate(zip(models, self.plans, strict=True)):
-            self.replicas.put(r, model, {name: torch.zeros_like(p) for name, p in model.named_parameters()})
+            self.replicas.put(r, model, model, {name: torch.zeros_like(p) for name, p in model.named_parameters()})
             for mine, drawn in zip(self.replicas.plan[:, r], plan, strict=True):
                 mine.copy_(drawn)
         self.replicas.rates.fill_(0.1)
@@ -99,7 +99,7 @@ class Beside:
             loss=abs(replicas.losses[r].sum().item() - loss) / loss,
             gradients=max(distance(gradients[name], p.grad) for name, p in parameters.items()),
             statistics=max(distance(tensor, model.state_dict()[name])
-                           for name, tensor in replicas.running_statistics(r).items()),
+                           for name, tensor in replicas.running_statistics(replicas.running[r]).items()),
             parameters=max(distance(tensor, parameters[name])
                            for name, tensor in replicas.named(replicas.values[r]).items()))
 

@@ -24,9 +24,10 @@ def cut_after(steps, run):
 
 
 def outcome(run):
-    """What must not depend on what else happened: the weights, and the curve without the clock."""
+    """What must not depend on what else happened: the weights, trained and kept, and the curve without the clock."""
     curve = [(row['step'], row['lr'], row['train_loss'], row['test_error']) for row in run.history]
-    return curve, {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+    return curve, {(which, name): tensor.clone() for which in ('model', 'kept')
+                   for name, tensor in getattr(run, which).state_dict().items()}
 
 
 def assert_same_bits(one, other):

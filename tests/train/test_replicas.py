@@ -50,7 +50,7 @@ def planned(name, bn_group=64, classes=10, batch_size=128, **kwargs):
     """Replicas of a row's network with two units a stage, on images of the right size."""
     from train.replicas import Replicas
     images = ImageSet(np.zeros((128, 32, 32, 3), np.uint8), np.zeros(128, np.int64), [str(i) for i in range(classes)])
-    recipe = choose_recipe('paper', bn_group=bn_group, batch_size=batch_size)
+    recipe = choose_recipe('paper', bn_group=bn_group, batch_size=batch_size, average=0.05)
     batches = Batches(images, recipe, torch.zeros(3), torch.ones(3), CPU)
     model = timm.create_model(name, num_classes=classes, **{**dict(layers=(2, 2, 2)), **kwargs})
     return Replicas([model], recipe, batches, batches, CPU)

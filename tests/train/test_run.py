@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
 from support.runs import CPU, TINY, assert_same_bits, ends, outcome
 
 from benchmarks.steps import train_plainly
 from timm_preact.errors import UserError
-from train.batches import EpochPlan
+from train.batches import EpochPlan, error_on
 from train.recipe import RECIPES, choose_recipe, parameter_groups
 from train.run import FolderTaken, Run, train_together
 
@@ -72,10 +73,31 @@ def test_runs_together_are_the_runs_alone_to_the_bit(make):
     assert outcome(together[0])[0] != outcome(together[1])[0]
 
 
-@pytest.mark.parametrize('model, cuts', [
-    ('preact_resnet20', range(1, 14)), ('preact_resnet110_orig_dropout_shortcut', (1, 9, 10, 13))])
-def test_a_run_cut_at_any_step_and_taken_up_is_the_run_uncut_to_the_bit(make, model, cuts):
-    recipe = choose_recipe('paper', batch_size=32, iterations=14)
+def test_a_recipe_that_averages_tests_and_keeps_the_average(make, tmp_path):
+    """Over 4 of 12 steps, so three quarters of it are left by each; what trains is not touched."""
+    recipe = choose_recipe('modern', batch_size=32, iterations=12)
+    run, last = make(recipe=replace(recipe, average=1 / 3)), make(recipe=recipe)
+    expected = {name: tensor.double() for name, tensor in run.model.state_dict().items()}
+    for _ in range(12):
+        run.advance()
+        last.advance()
+        for name, tensor in run.model.state_dict().items():
+            expected[name].lerp_(tensor.double(), 1 / 4)
+    assert_same_bits((0, run.model.state_dict()), (0, last.model.state_dict()))
+    kept = run.kept.state_dict()
+    for name in expected.keys() - {name for name in kept if name.endswith('num_batches_tracked')}:
+        torch.testing.assert_close(kept[name].double(), expected[name], rtol=1e-5, atol=1e-6, msg=name)
+    assert run.history[-1]['test_error'] == error_on(run.kept, run.test_batches)
+    assert last.kept is last.model
+    run.finish(recipe_name='modern', command='python -m train.cifar')
+    written = load_file(run.output / 'model.safetensors')
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in written.items())
+
+
+@pytest.mark.parametrize('model, average, cuts', [
+    ('preact_resnet20', 0.2, range(1, 14)), ('preact_resnet110_orig_dropout_shortcut', 0., (1, 9, 10, 13))])
+def test_a_run_cut_at_any_step_and_taken_up_is_the_run_uncut_to_the_bit(make, model, average, cuts):
+    recipe = choose_recipe('paper', batch_size=32, iterations=14, average=average)
     whole = outcome(ends(make(model=model, recipe=recipe, folder='whole'))[0])
     for steps in cuts:
         first = make(model=model, recipe=recipe, folder=f'cut{steps}')

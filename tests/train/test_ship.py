@@ -25,7 +25,7 @@ def run(npz_folder, tmp_path_factory):
     output = tmp_path_factory.mktemp('runs') / 'short'
     arguments = ['preact_resnet20', '--data', npz_folder, '--recipe', 'modern', '--iterations', 3, '--batch-size', 32,
                  '--cutout', 6, '--translate', 3, '--label-smoothing', 0.1, '--alternate-flips', '--no-decay-all',
-                 '--no-amp', '--output', output]
+                 '--average', 0.5, '--no-amp', '--output', output]
     result = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return output
@@ -43,7 +43,7 @@ def places(tmp_path, monkeypatch):
 def test_options_of_the_command_are_in_the_recipe_of_the_result(run):
     recipe = json.loads((run / 'run.json').read_text())['recipe']
     assert (recipe['cutout'], recipe['translate'], recipe['label_smoothing']) == (6, 3, 0.1)
-    assert recipe['alternate_flips'] is True and recipe['decay_all'] is False
+    assert recipe['alternate_flips'] is True and recipe['decay_all'] is False and recipe['average'] == 0.5
 
 
 def test_what_ships_is_in_half_precision_and_answers_as_the_run_did(run, places, npz_folder, capsys):
@@ -62,7 +62,7 @@ def test_what_ships_is_in_half_precision_and_answers_as_the_run_did(run, places,
     assert json.loads((card / 'config.json').read_text())['sha256'] == digest_of(file)
     text = (card / 'README.md').read_text()
     for words in ('zero-padded by 3', 'a flip in every other epoch', 'a square of 6 pixels cut out',
-                  'label smoothing 0.1', 'on convolutions and the classifier'):
+                  'label smoothing 0.1', 'on convolutions and the classifier', 'over 50% of the run'):
         assert words in text
     model = load_model(NAME, str(card))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}

@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 
 __all__ = [
-    'augment_kernel', 'classifier_kernel', 'compile_side_by_side', 'convolution_backward_kernel',
+    'augment_kernel', 'average_kernel', 'classifier_kernel', 'compile_side_by_side', 'convolution_backward_kernel',
     'convolution_kernel', 'expand_kernel', 'fixed_statistics_kernel', 'head_backward_kernel', 'logits_kernel',
     'merge_backward_kernel', 'merge_kernel', 'norm_backward_kernel', 'norms_kernel', 'pool_kernel',
     'reduce_weight_kernel', 'sgd_kernel', 'weight_kernel',
@@ -764,6 +764,14 @@ def sgd_kernel(values, grads, momenta, rates, P, used, decayed, momentum, decay,
     if NESTEROV:
         b = g + momentum * b
     tl.store(values + o, v - tl.load(rates + tl.program_id(1)) * b, mask=ok)
+
+
+@triton.jit
+def average_kernel(values, averages, share, size, BLOCK: tl.constexpr):
+    """Move averages by a share of their way to the values."""
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    average = tl.load(averages + i, mask=i < size, other=0.0)
+    tl.store(averages + i, average + share * (tl.load(values + i, mask=i < size, other=0.0) - average), mask=i < size)
 
 
 @triton.jit
