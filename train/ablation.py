@@ -123,10 +123,11 @@ def format_ablation() -> str:
         rows[CHANGES[change][0]] = [format_difference({
             seed: result['validation_error'] for seed, result in runs.get(change, {}).items()}, bases[epochs])
             for epochs, runs in results.items()]
-    for memory in MEMORIES:
-        rows[f'weights averaged over {memory:.0%} of the run'] = [format_difference({
-            seed: result['averaged'][str(memory)] for seed, result in runs['modern'].items()}, bases[epochs])
-            for epochs, runs in results.items()]
+    for change, together in (('modern', ''), ('rate-up', ' at a peak rate of 0.4')):
+        for memory in MEMORIES:
+            rows[f'weights averaged over {memory:.0%} of the run{together}'] = [format_difference({
+                seed: result['averaged'][str(memory)] for seed, result in runs.get(change, {}).items()}, bases[epochs])
+                for epochs, runs in results.items()]
     headings = [f'{epochs} epochs' for epochs in results]
     return format_table('l' + 'r' * len(results), ('error on other images, %', *headings), (
         (what, *cells) for what, cells in rows.items()))
