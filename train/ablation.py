@@ -14,6 +14,7 @@ import statistics
 import tempfile
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
@@ -29,7 +30,7 @@ from timm_preact.provenance import quote_command
 from train.batches import Batches, error_on
 from train.markdown import format_table
 from train.places import ABLATION
-from train.recipe import choose_recipe
+from train.recipe import average_decay, choose_recipe
 from train.run import Run
 
 __all__ = ['CHANGES', 'format_ablation', 'read_ablation', 'shrink']
@@ -79,13 +80,14 @@ def train(change: str, epochs: int, seed: int, data: str, count: int, command: s
     recipe = choose_recipe(**{**BASE, 'epochs': epochs, **CHANGES[change][1]})
     with tempfile.TemporaryDirectory() as folder, closing(Run(
             settings, recipe, images, few, Path(folder), torch.device('cpu'))) as run:
-        averages = {memory: ModelEmaV3(run.model, decay=1 - 1 / (memory * run.total)) for memory in MEMORIES}
+        averages = {memory: ModelEmaV3(run.model, average_decay(replace(recipe, average=memory), run.total))
+                    for memory in MEMORIES}
         while run.state == 'running':
             run.advance()
             for average in averages.values():
                 average.update(run.model)
         batches = Batches(others, recipe, run.train_batches.mean, run.train_batches.std, run.device)
-        result = run.result(command, change=change, validation_error=error_on(run.model, batches), averaged={
+        result = run.result(command, change=change, validation_error=error_on(run.kept, batches), averaged={
             str(memory): error_on(average.module, batches) for memory, average in averages.items()})
     write_json(locate(change, epochs, seed), {key: value for key, value in result.items() if key != 'test_error'})
     return f"{change}, seed {seed}: {result['validation_error']:.2f} %, {result['train_seconds']:.0f} s"

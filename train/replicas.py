@@ -166,7 +166,7 @@ class Replicas:
                  dtype: torch.dtype = torch.bfloat16):
         self.R, self.recipe, self.device, self.dtype = len(models), recipe, device, dtype
         self.batch = recipe.batch_size
-        self.decay = average_decay(recipe, count_steps(recipe, len(train.labels)))
+        self.average_decay = average_decay(recipe, count_steps(recipe, len(train.labels)))
         self.images = recipe.bn_group or self.batch
         if self.batch % self.images:
             raise Unfit(f'groups of {self.images} images do not divide a batch of {self.batch}')
@@ -673,8 +673,8 @@ class Replicas:
 
     def update_averages(self) -> List[Launch]:
         return [Launch(blocks.average_kernel, (-(-mine.numel() // FLAT),),
-                       (mine, average, 1 - self.decay, mine.numel()), dict(BLOCK=FLAT))
-                for mine, average in self.averaged() if self.decay]
+                       (mine, average, 1 - self.average_decay, mine.numel()), dict(BLOCK=FLAT))
+                for mine, average in self.averaged() if self.average_decay]
 
     def averaged(self) -> Tuple[Tuple[torch.Tensor, torch.Tensor], ...]:
         """What is averaged, and its averages."""
@@ -783,7 +783,7 @@ class Replicas:
 
     def exchange(self) -> None:
         """Let averages and what they are of take each other's places, where the recipe takes averages."""
-        if self.decay:
+        if self.average_decay:
             for mine, average in self.averaged():
                 kept = mine.clone()
                 mine.copy_(average)

@@ -168,7 +168,7 @@ def test_a_replica_is_the_run_alone_to_the_bit_cut_or_not(start):
     assert_same_bits(outcome(resumed), outcome(together[0]))
 
 
-def test_averages_are_those_of_the_modules_and_what_is_tested(start):
+def test_averages_are_those_of_the_modules(start):
     runs = [start(3, steps=4, lr=0.01, warmup=0, average=0.5, joins=joins) for joins in (True, False)]
     for run in runs:
         ends(run)
@@ -177,7 +177,20 @@ def test_averages_are_those_of_the_modules_and_what_is_tested(start):
     for name, tensor in mine.items():
         torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-4, msg=name)
     assert not torch.equal(mine['head.fc.weight'], runs[0].model.state_dict()['head.fc.weight'])
-    assert [row['test_error'] for row in runs[0].history] == [row['test_error'] for row in runs[1].history]
+
+
+def test_averages_are_what_is_tested_and_what_trains_is_back_after_it(small):
+    model, kept = net('full'), net('full', 1)
+    beside = Beside([model], small, average=0.5)
+    made = beside.replicas
+    made.put(0, model, kept, {name: torch.zeros_like(p) for name, p in model.named_parameters()})
+    before = [tensor.clone() for tensor in (made.values, made.running, made.expanded)]
+    assert made.errors().item() == pytest.approx(error_on(kept, beside.tests))
+    images, _ = next(beside.tests.test())
+    with torch.no_grad():
+        torch.testing.assert_close(made.logits[0, :, :10], kept.eval()(images), rtol=1e-4, atol=1e-4)
+        assert distance(made.logits[0, :, :10], model.eval()(images)) > 0.01
+    assert all(torch.equal(*pair) for pair in zip(before, (made.values, made.running, made.expanded), strict=True))
 
 
 def test_one_that_diverges_leaves_the_others_training(start):

@@ -251,6 +251,8 @@ def test_the_mean_image_is_kept_with_the_weights(small_folder, tmp_path):
      'cannot be made with layers=[1, 1, 1], channels=[4, 8, 16], stem_chs=4, colour=1 (TypeError'),
     (['--epochs', '0.0001'], '0.0001 epochs are no step'),
     (['--seed', '-1'], '--seed is -1: it must be from 0'),
+    (['--average', '-0.1'], '--average is -0.1: it must not be below 0'),
+    (['--average', '5'], '--average is 5.0: it is a share of the run, 1 at most'),
     (['--weight-decay', '-1'], '--weight-decay is -1.0'),
     (['--warmup', '-1'], '--warmup is -1.0'),
     (['--device', 'abacus'], '--device abacus is not there'),
