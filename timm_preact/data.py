@@ -10,9 +10,19 @@ import numpy as np
 from .folders import class_folder, is_split, split_folder, split_folders
 from .images import DataError, find_files, open_image
 
-__all__ = ['CIFAR10_CLASSES', 'DataError', 'ImageSet', 'holds_arrays', 'load_image_set', 'load_sample']
+__all__ = [
+    'CIFAR100_CLASSES', 'CIFAR10_CLASSES', 'DataError', 'ImageSet', 'holds_arrays', 'load_image_set', 'load_sample',
+]
 
 CIFAR10_CLASSES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
+CIFAR100_CLASSES = tuple(
+    'apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can '
+    'castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin '
+    'elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster '
+    'man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck '
+    'pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk '
+    'skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger '
+    'tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm'.split())
 MAX_BYTES = 16 << 30
 # A parquet file's split, its number, and how many there are, as `datasets` names files
 SHARD = re.compile(r'(.+?)(?:[-_. ]?(\d+)(?:-of-(\d+))?(?:-[0-9a-f]{16})?)?\.parquet')

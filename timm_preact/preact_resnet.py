@@ -23,7 +23,7 @@ from timm.models._features import feature_take_indices
 from torch import nn
 
 from .compilation import compile_each
-from .data import CIFAR10_CLASSES
+from .data import CIFAR10_CLASSES, CIFAR100_CLASSES
 from .init import init_weights
 from .memory import checkpoint_units, run_again_in_backward
 from .unit import MERGES, PLACEMENTS, ResidualUnit, create_norm_act, replicate
@@ -555,7 +555,8 @@ def _cfg(name: str, **kwargs) -> Dict[str, Any]:
 _CIFAR_DATA: Dict[str, Dict[str, Any]] = {
     'cifar10': dict(
         num_classes=10, label_names=CIFAR10_CLASSES, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
-    'cifar100': dict(num_classes=100, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762)),
+    'cifar100': dict(
+        num_classes=100, label_names=CIFAR100_CLASSES, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762)),
     'svhn': dict(num_classes=10, label_names=tuple('0123456789')),
 }
 

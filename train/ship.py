@@ -66,6 +66,7 @@ def ship(run: Path, tag: str, data: str) -> None:
     write_atomically(folder / 'curves.png', (run / 'curves.png').read_bytes())
     write_golden(folder, model)
     config = dict(json.loads((run / 'config.json').read_text()), sha256=result['weights_sha256'])
+    config['pretrained_cfg'] = dict(config['pretrained_cfg'], tag=tag)
     for path, text in make_card(name, configure_run(name, config, result), result):
         write_atomically(path, text.encode())
     print(f"CHECKSUMS: '{name}': 'sha256:{result['weights_sha256']}',\nMEASURED: '{name}': {round(scores.error, 4)},")

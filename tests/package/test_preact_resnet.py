@@ -12,6 +12,7 @@ from timm.layers import BatchNormAct2d, GroupNormAct
 from torch import nn
 
 from timm_preact import preact_resnet
+from timm_preact.data import CIFAR100_CLASSES
 from timm_preact.preact_resnet import MODEL_ARGS, PreActResNet
 from timm_preact.unit import PLACEMENTS, ResidualUnit
 from timm_preact.weights.keymaps import to_ours
@@ -267,6 +268,14 @@ def test_a_tag_describes_its_data_set(tag, classes, size, pool, mean, std):
         assert (cfg.num_classes, cfg.input_size, cfg.pool_size) == (classes, (3, size, size), (pool, pool))
         assert (cfg.mean, cfg.std) == (mean, std)
         assert (cfg.first_conv, cfg.classifier) == ('stem.conv', 'head.fc')
+
+
+def test_every_tag_of_cifar_100_names_its_classes_in_the_order_of_the_hub():
+    names = sorted(CIFAR100_CLASSES)
+    assert len(set(names)) == 100 and {'maple_tree', 'sweet_pepper', 'lawn_mower', 'aquarium_fish'} <= set(names)
+    tagged = [name for name in timm.list_models('preact_*', include_tags=True) if name.endswith('.cifar100')]
+    assert {f'preact_resnet{name}.cifar100' for name in ('20', '164_pcv', '56_orig_chen')} <= set(tagged)
+    assert all(list(timm.get_pretrained_cfg(name).label_names) == names for name in tagged)
 
 
 @pytest.mark.parametrize('name', PARAMETERS)

@@ -63,6 +63,10 @@ def test_only_names_that_ship_or_have_a_source_count_as_pretrained():
     assert {path.stem for path in SHIPPED.glob('*.safetensors')} == set(MEASURED) == set(CHECKSUMS) - set(SOURCES)
 
 
+def test_the_weights_that_ship_take_24_megabytes_at_most():
+    assert 0 < sum(path.stat().st_size for path in SHIPPED.iterdir()) <= 24e6
+
+
 @pytest.mark.parametrize('digits', [0, 1, 7, 8, 63, 64])
 def test_the_first_eight_digits_of_a_digest_are_the_least_that_count(tmp_path, digits):
     (tmp_path / 'w').write_bytes(b'weights')

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from timm_preact.data import load_image_set
+from timm_preact.data import CIFAR100_CLASSES, load_image_set
 from timm_preact.errors import UserError
 from timm_preact.evaluation import eval_transform, evaluate, load_model, open_images
 from timm_preact.hub import verify_folder
@@ -19,16 +19,20 @@ from train.recipe import RECIPES
 NAME = 'preact_resnet20.cifar10'
 
 
-@pytest.fixture(scope='module')
-def run(npz_folder, tmp_path_factory):
-    """A run of three steps."""
-    output = tmp_path_factory.mktemp('runs') / 'short'
-    arguments = ['preact_resnet20', '--data', npz_folder, '--recipe', 'modern', '--iterations', 3, '--batch-size', 32,
-                 '--cutout', 6, '--translate', 3, '--label-smoothing', 0.1, '--alternate-flips', '--no-decay-all',
-                 '--average', 0.5, '--no-amp', '--output', output]
+def train(data, output, *options):
+    """Run train.cifar for a few steps."""
+    arguments = ['preact_resnet20', '--data', data, '--recipe', 'modern', '--batch-size', 32, '--no-amp',
+                 '--output', output, *options]
     result = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return output
+
+
+@pytest.fixture(scope='module')
+def run(npz_folder, tmp_path_factory):
+    """A run of three steps."""
+    return train(npz_folder, tmp_path_factory.mktemp('runs') / 'short', '--iterations', 3, '--cutout', 6,
+                 '--translate', 3, '--label-smoothing', 0.1, '--alternate-flips', '--no-decay-all', '--average', 0.5)
 
 
 @pytest.fixture
@@ -68,6 +72,19 @@ def test_what_ships_is_in_half_precision_and_answers_as_the_run_did(run, places,
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert evaluate(model, open_images(str(npz_folder), 'test', eval_transform(model))).error == pytest.approx(
         ran['test_error'])
+    verify_folder(card)
+
+
+def test_a_tag_that_is_not_the_first_of_its_name_ships_with_its_classes(npz_folder, tmp_path, places):
+    for split in ('train', 'test'):
+        images = load_image_set(npz_folder, split)
+        np.savez(tmp_path / f'{split}.npz', images=images.images, labels=images.labels * 7, classes=CIFAR100_CLASSES)
+    ship.ship(train(tmp_path, tmp_path / 'run', '--iterations', 1), 'cifar100', str(tmp_path))
+    card = places / 'cards' / 'preact_resnet20.cifar100'
+    config = json.loads((card / 'config.json').read_text())
+    assert config['pretrained_cfg']['tag'] == 'cifar100' and config['num_classes'] == 100
+    assert tuple(config['label_names']) == CIFAR100_CLASSES
+    assert 'type: uoft-cs/cifar100' in (card / 'README.md').read_text()
     verify_folder(card)
 
 
