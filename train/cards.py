@@ -25,7 +25,7 @@ TRAINING = """\
 
 ![Training loss and test error by epoch](curves.png)
 
-Recipe `{recipe_name}`, seed {seed}: {epochs} epochs of batch {batch_size}, SGD with Nesterov momentum {momentum}, peak
+Recipe `{recipe_name}`, seed {seed}: {length} of batch {batch_size}, SGD with Nesterov momentum {momentum}, peak
 learning rate {lr} with a linear rise over {warmup:.0%} of the run and a linear fall to 0, weight decay {weight_decay}
 {decayed}, {augmentation}, per-channel mean and standard deviation{averaged}. It is not the paper's
 recipe. The error is the last epoch's, of one seed: the spread between seeds was not measured.
@@ -76,9 +76,10 @@ def format_training(name: str, result: Dict[str, Any]) -> str:
     return TRAINING.format(
         name=name, minutes=result['train_seconds'] / 60, augmentation=format_augmentation(recipe),
         averaged=f'; the weights are averaged over {recipe["average"]:.0%} of the run' if recipe['average'] else '',
+        length=f'{result["iterations"]:,} steps' if recipe['epochs'] is None else f'{recipe["epochs"]:g} epochs',
         decayed='on every parameter' if recipe['decay_all'] else 'on convolutions and the classifier',
         **{key: result[key] for key in ('command', 'recipe_name', 'seed', 'precision', 'hardware')},
-        **{key: recipe[key] for key in ('epochs', 'batch_size', 'momentum', 'lr', 'warmup', 'weight_decay')},
+        **{key: recipe[key] for key in ('batch_size', 'momentum', 'lr', 'warmup', 'weight_decay')},
         **{key: result['versions'][key] for key in ('python', 'torch', 'timm')})
 
 

@@ -65,8 +65,9 @@ def test_what_ships_is_in_half_precision_and_answers_as_the_run_did(run, places,
     assert (card / 'model.safetensors').resolve() == file.resolve()
     assert json.loads((card / 'config.json').read_text())['sha256'] == digest_of(file)
     text = (card / 'README.md').read_text()
-    for words in ('zero-padded by 3', 'a flip in every other epoch', 'a square of 6 pixels cut out',
-                  'label smoothing 0.1', 'on convolutions and the classifier', 'over 50% of the run'):
+    for words in ('seed 0: 3 steps of batch 32', 'zero-padded by 3', 'a flip in every other epoch',
+                  'a square of 6 pixels cut out', 'label smoothing 0.1', 'on convolutions and the classifier',
+                  'over 50% of the run'):
         assert words in text
     model = load_model(NAME, str(card))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}

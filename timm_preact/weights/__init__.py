@@ -30,6 +30,7 @@ TIMM_KEYS = ('', 'state_dict_ema', 'model_ema', 'state_dict', 'model')  # where 
 # not here: there the first file seen counts, see `timm_preact.weights.fetch`.
 CHECKSUMS: Dict[str, str] = {
     'preact_resnet20.cifar10': 'sha256:8afdeb9b26f13b7e298803e488c5dd051a749de202c0fac69a2dac64f2d955f0',
+    'preact_resnet20.cifar100': 'sha256:35ffc75d95bfade533f2ef3ae3653bd1b31ade542d16386dee420fd2a704565a',
     **{name: source.checksum for name, source in SOURCES.items() if source.checksum},
 }
 
