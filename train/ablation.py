@@ -53,6 +53,7 @@ CHANGES: Dict[str, Tuple[str, Dict[str, Any]]] = {
     'warmup': ('warm-up over 30 % of the run', dict(warmup=0.3)),
     'groups': ('statistics over 32 images', dict(bn_group=32)),
     'batch': ('batches of 64, peak rate 0.1', dict(batch_size=64, lr=0.1)),
+    'rate-alternate': ('peak rate 0.4 and alternating flips', dict(lr=0.4, alternate_flips=True)),
 }
 MEMORIES = (0.02, 0.05)  # of an average: shares of the run
 
@@ -125,9 +126,10 @@ def format_ablation() -> str:
         rows[CHANGES[change][0]] = [format_difference({
             seed: result['validation_error'] for seed, result in runs.get(change, {}).items()}, bases[epochs])
             for epochs, runs in results.items()]
-    for change, together in (('modern', ''), ('rate-up', ' at a peak rate of 0.4')):
+    for change in ('modern', 'rate-up', 'rate-alternate'):
+        others = '' if change == 'modern' else f', {CHANGES[change][0]}'
         for memory in MEMORIES:
-            rows[f'weights averaged over {memory:.0%} of the run{together}'] = [format_difference({
+            rows[f'weights averaged over {memory:.0%} of the run{others}'] = [format_difference({
                 seed: result['averaged'][str(memory)] for seed, result in runs.get(change, {}).items()}, bases[epochs])
                 for epochs, runs in results.items()]
     headings = [f'{epochs} epochs' for epochs in results]

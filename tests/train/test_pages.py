@@ -55,7 +55,7 @@ def test_a_mark_that_has_no_block_is_an_error():
 
 @pytest.mark.parametrize('block, row', [
     ('names', '| `preact_resnet110` | 110 | 1.73 M | 253 M | 6.37 (cifar10) | - | - |'),
-    ('names', '| `preact_resnet20` | 20 | 0.27 M | 41 M | - | - | 8.51 (cifar10) |'),
+    ('names', '| `preact_resnet20` | 20 | 0.27 M | 41 M | - | - | 8.51 (cifar10), 35.28 (cifar100) |'),
     ('sources', '| `preact_resnet200_fb.in1k` | resnet-200.t7 | [facebookarchive/fb.resnet.torch](https://github.com/'
                 'facebookarchive/fb.resnet.torch) | bsd-3-clause | 21.66 | size and structure |'),
     ('sources', '| `preact_resnet20.cifar10` | in the package | ours | apache-2.0 | 8.51 | sha256 |'),
