@@ -29,6 +29,7 @@ __all__ = [
 
 HUB = 'hf-hub:'  # before a repository's name, as timm has it
 MATCHES = ('name', 'index')
+HUB_NAMES = {'cra': 'crab'}  # what uoft-cs/cifar100 on the Hub misspells
 
 
 class Images(Dataset):
@@ -277,7 +278,10 @@ def label_order(model: nn.Module, classes: Sequence[str], match: str = 'name') -
         raise UserError(f'the data has {len(classes)} classes and the model {model.num_classes}: choose a model '
                         f'trained on this data set.')
     names = _names_like(model, classes)
-    if match == 'index' or names is None or list(names) == list(classes):
+    if match == 'index' or names is None:
+        return torch.arange(len(classes))
+    classes, names = ([HUB_NAMES.get(name, name) for name in one] for one in (classes, names))
+    if names == classes:
         return torch.arange(len(classes))
     if set(names) != set(classes) or len(set(names)) < len(names):
         theirs, ours = (', '.join(sorted(set(one) - set(other))[:3]) for one, other in (

@@ -13,6 +13,8 @@ from torch import nn
 
 from timm_preact import preact_resnet
 from timm_preact.data import CIFAR100_CLASSES
+from timm_preact.errors import UserError
+from timm_preact.evaluation import label_order
 from timm_preact.preact_resnet import MODEL_ARGS, PreActResNet
 from timm_preact.unit import PLACEMENTS, ResidualUnit
 from timm_preact.weights.keymaps import to_ours
@@ -270,12 +272,24 @@ def test_a_tag_describes_its_data_set(tag, classes, size, pool, mean, std):
         assert (cfg.first_conv, cfg.classifier) == ('stem.conv', 'head.fc')
 
 
-def test_every_tag_of_cifar_100_names_its_classes_in_the_order_of_the_hub():
+def test_every_tag_of_cifar_100_names_its_classes_in_the_order_of_the_alphabet():
     names = sorted(CIFAR100_CLASSES)
     assert len(set(names)) == 100 and {'maple_tree', 'sweet_pepper', 'lawn_mower', 'aquarium_fish'} <= set(names)
     tagged = [name for name in timm.list_models('preact_*', include_tags=True) if name.endswith('.cifar100')]
     assert {f'preact_resnet{name}.cifar100' for name in ('20', '164_pcv', '56_orig_chen')} <= set(tagged)
     assert all(list(timm.get_pretrained_cfg(name).label_names) == names for name in tagged)
+
+
+def test_the_class_that_the_hub_misspells_is_still_the_class():
+    """uoft-cs/cifar100 says 'cra'; so do networks that were trained on it."""
+    model = timm.create_model('preact_resnet20.cifar100', device='meta')
+    hub = ['cra' if name == 'crab' else name for name in CIFAR100_CLASSES]
+    assert label_order(model, hub).tolist() == list(range(100))
+    assert label_order(model, hub[::-1]).tolist() == list(range(100))[::-1]
+    model.pretrained_cfg['label_names'] = hub
+    assert label_order(model, CIFAR100_CLASSES).tolist() == list(range(100))
+    with pytest.raises(UserError, match='classes that the model has not'):
+        label_order(model, [*hub[:-1], 'wasp'])
 
 
 @pytest.mark.parametrize('name', PARAMETERS)

@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from timm_preact import cli
-from timm_preact.catalog import DEMO_MODEL, MEASURED
+from timm_preact.catalog import DEMO_MODEL
 from timm_preact.errors import UserError
 from timm_preact.evaluation import load_model
 from timm_preact.images import DataError
@@ -203,11 +203,11 @@ def test_of_an_animation_the_first_image_is_taken_and_said_to_be(sample, tmp_pat
 
 def test_what_ships_is_here_and_what_lies_in_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
-    assert list_here() == list(MEASURED)
+    assert list_here() == [DEMO_MODEL, 'preact_resnet20.cifar100']
     cached = tmp_path / 'hub' / 'checkpoints' / 'preresnet20_cifar10-0651-76cec68d.pth'
     cached.parent.mkdir(parents=True)
     cached.write_bytes(b'')
-    assert list_here() == [*MEASURED, 'preact_resnet20_pcv.cifar10']
+    assert list_here() == [DEMO_MODEL, 'preact_resnet20.cifar100', 'preact_resnet20_pcv.cifar10']
 
 
 @pytest.mark.parametrize('network, said', [
