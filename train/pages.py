@@ -26,7 +26,7 @@ from train import cards, propagation
 from train.ablation import format_ablation
 from train.evidence import collect, find_median, format_count, format_measured, format_report
 from train.markdown import format_table
-from train.places import BENCHMARKS, DOCS, PROPAGATION, README, RECIPES, RESULTS, ROOT
+from train.places import BENCHMARKS, DOCS, PROPAGATION, README, RECIPES, RESULTS, ROOT, UNSHIPPED
 from train.rows import PAPER_ROWS
 
 __all__ = ['BLOCKS', 'fill', 'find_stale', 'write_pages']
@@ -110,6 +110,20 @@ def format_six_results() -> str:
     return format_table('lrrr', ('top-1 error, %', 'the paper', 'published weights', 'ours'), list_rows())
 
 
+def format_whole_runs() -> str:
+    """Format our runs of 20 layers on all images of CIFAR-10: the recipe, its length, and how far a network came."""
+    paths = sorted(RESULTS.glob('preact_resnet20.cifar10.seed*.json')) + sorted(UNSHIPPED.glob('*.json'))
+
+    def list_rows() -> Iterator[Tuple[str, ...]]:
+        for run in (json.loads(path.read_text()) for path in paths):
+            yield (f"`{run['recipe_name']}`", f"{run['recipe']['epochs']:g}", f"{run['images_per_second']:.0f}",
+                   f"{run['train_seconds'] / 60:.0f}", f"{run['train_loss']:.3f}", f"{run['test_error']:.2f}",
+                   'yes' if 'evaluation' in run else 'no')
+
+    headings = 'recipe', 'epochs', 'images/s', 'minutes', 'training loss', 'test error, %', 'ships'
+    return format_table('lrrrrrl', headings, list_rows())
+
+
 def format_trial() -> str:
     """Format what train.trial measured of the ImageNet recipes."""
     runs = json.loads((RESULTS / 'imagenet_trial.json').read_text())['runs']
@@ -156,6 +170,7 @@ BLOCKS: Dict[str, Callable[[], str]] = {
     **{name: (lambda table=table: propagation.format_rows(*table, read_propagation(), read_runs()))
        for name, table in propagation.TABLES.items()},
     'ablation': format_ablation,
+    'whole_runs': format_whole_runs,
     'warmup': propagation.format_warmup,
     'facts': lambda: propagation.format_facts(read_propagation()),
     'trial': format_trial,

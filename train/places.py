@@ -2,7 +2,7 @@
 from pathlib import Path
 
 __all__ = ['ABLATION', 'BENCHMARKS', 'CARDS', 'DOCS', 'PROPAGATION', 'PUBLISHED', 'README', 'RECIPES', 'RESULTS',
-           'ROOT', 'TESTS']
+           'ROOT', 'TESTS', 'UNSHIPPED']
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / 'README.md'
@@ -13,5 +13,6 @@ RECIPES = ROOT / 'train' / 'recipes'  # of timm's train.py
 RESULTS = ROOT / 'train' / 'results'  # of trainings
 PUBLISHED = RESULTS / 'published'  # of weights that others published
 ABLATION = RESULTS / 'ablation'  # of changes to a recipe, on a small copy
+UNSHIPPED = RESULTS / 'unshipped'  # of runs whose weights do not ship
 BENCHMARKS = ROOT / 'benchmarks' / 'results'  # of experiments on speed and memory
 TESTS = ROOT / 'tests'
