@@ -6,9 +6,8 @@
 
 The small copy: `preact_resnet20` on some of the training images at 16x16 (means of 2x2 pixels). The error is that on
 10,000 other training images: nothing here looks at a test image. Lengths in pixels are halved. The fewer images are
-seen the more often, the farther the network is from what it was trained on, as a deep one is after a long run; many
-images seen a few times are those that it has yet to fit. Averages of the weights, timm's, are taken of every run,
-beside its last ones. One file a run goes to train/results/ablation, and what is there is not run again;
+seen the more often, the closer the network fits them, as in a long run. Averages of the weights, timm's, are taken of
+every run, beside its last ones. One file a run goes to train/results/ablation, and what is there is not run again;
 `python -m train.pages` makes the table of docs/cifar.md from them.
 """
 import json

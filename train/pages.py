@@ -112,16 +112,16 @@ def format_six_results() -> str:
 
 def format_whole_runs() -> str:
     """Format our runs of 20 layers on all images of CIFAR-10: the recipe, its length, and how far a network came."""
-    paths = sorted(RESULTS.glob('preact_resnet20.cifar10.seed*.json')) + sorted(UNSHIPPED.glob('*.json'))
-
     def list_rows() -> Iterator[Tuple[str, ...]]:
-        for run in (json.loads(path.read_text()) for path in paths):
-            yield (f"`{run['recipe_name']}`", f"{run['recipe']['epochs']:g}", f"{run['images_per_second']:.0f}",
-                   f"{run['train_seconds'] / 60:.0f}", f"{run['train_loss']:.3f}", f"{run['test_error']:.2f}",
-                   'yes' if 'evaluation' in run else 'no')
+        for folder, ships in ((RESULTS, 'yes'), (UNSHIPPED, 'no')):
+            for path in sorted(folder.glob('preact_resnet20.cifar10.*.json')):
+                run = json.loads(path.read_text())
+                yield (f"`{run['recipe_name']}`", f"{run['recipe']['epochs']:g}", run['precision'],
+                       f"{run['images_per_second']:.0f}", f"{run['train_seconds'] / 60:.0f}",
+                       f"{run['train_loss']:.3f}", f"{run['test_error']:.2f}", ships)
 
-    headings = 'recipe', 'epochs', 'images/s', 'minutes', 'training loss', 'test error, %', 'ships'
-    return format_table('lrrrrrl', headings, list_rows())
+    headings = 'recipe', 'epochs', 'in', 'images/s', 'minutes', 'training loss', 'test error, %', 'ships'
+    return format_table('lrlrrrrl', headings, list_rows())
 
 
 def format_trial() -> str:

@@ -59,7 +59,7 @@ def test_a_mark_that_has_no_block_is_an_error():
     ('sources', '| `preact_resnet200_fb.in1k` | resnet-200.t7 | [facebookarchive/fb.resnet.torch](https://github.com/'
                 'facebookarchive/fb.resnet.torch) | bsd-3-clause | 21.66 | size and structure |'),
     ('sources', '| `preact_resnet20.cifar10` | in the package | ours | apache-2.0 | 8.51 | sha256 |'),
-    ('whole_runs', '| `tuned` | 46 | 332 | 118 | 0.205 | 9.60 | no |'),
+    ('whole_runs', '| `tuned` | 46 | float32 | 332 | 118 | 0.205 | 9.60 | no |'),
     ('results_short', '| `preact_resnet110.cifar10` | 6.37 | - | 6.84 (1 of 5 runs) |'),
     ('results_short', '| `preact_resnet200.pcv_in1k` | 20.7 | 19.07 | - |'),
     ('results_short', '| `preact_resnet200_fb.in1k` | 20.1 | 21.66 | - |'),
