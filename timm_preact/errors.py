@@ -1,20 +1,84 @@
-"""One place that turns a mistake of the user into one sentence and exit code 2."""
+"""Errors that the user can correct: one clear message, and exit code 2 on the command line."""
 import ast
 import difflib
 import functools
 import json
 import math
 import sys
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, get_type_hints
 
 __all__ = [
-    'UserError', 'check_above_0', 'check_device', 'check_name', 'create_model', 'one_sentence_errors',
-    'parse_model_kwargs',
+    'COUNT', 'NOT_NEGATIVE', 'POSITIVE', 'SEED', 'SHARE', 'ArgumentError', 'Range', 'UserError', 'check_device',
+    'check_name', 'check_ranges', 'create_model', 'one_sentence_errors', 'parse_model_kwargs',
 ]
 
 
 class UserError(ValueError):
-    """Something the user can put right; the message is one sentence that says how."""
+    """An error that the user can correct; the message names the problem, then the remedy."""
+
+
+class ArgumentError(UserError):
+    """A value that an argument does not take. On the command line the message names the option instead.
+
+    Attributes:
+        argument: Name of the Python argument.
+        problem: The rest of the message.
+    """
+
+    def __init__(self, argument: str, problem: str):
+        super().__init__(f'{argument} {problem}')
+        self.argument = argument
+        self.problem = problem
+
+
+class Range(NamedTuple):
+    """The numbers that an argument takes, declared in its annotation: `lr: Annotated[float, Range(above=0)]`.
+
+    Every command checks its numbers by these annotations (`one_sentence_errors`). NaN and infinity are never allowed.
+
+    Attributes:
+        least: Smallest number allowed.
+        above: Every number allowed is larger.
+        most: Largest number allowed.
+        below: Every number allowed is smaller.
+    """
+    least: float = -math.inf
+    above: float = -math.inf
+    most: float = math.inf
+    below: float = math.inf
+
+    def check(self, argument: str, value: Any) -> None:
+        """Raise ArgumentError unless `value`, or each number in a list of them, is in the range; None passes."""
+        for number in value if isinstance(value, (list, tuple)) else (value,):
+            if number is not None and not (
+                    isinstance(number, (int, float)) and math.isfinite(number)
+                    and self.least <= number <= self.most and self.above < number < self.below):
+                raise ArgumentError(argument, f'must be {self}, got {number!r}.')
+
+    def __str__(self) -> str:
+        bounds = [f'{word} {bound}' for word, bound in (
+            ('at least', self.least), ('above', self.above), ('at most', self.most), ('below', self.below)
+        ) if math.isfinite(bound)]
+        return ' and '.join(bounds) or 'a finite number'
+
+
+COUNT = Range(least=1)
+NOT_NEGATIVE = Range(least=0)
+POSITIVE = Range(above=0)
+SHARE = Range(above=0, most=1)
+SEED = Range(least=0, most=2 ** 31 - 1)
+
+
+def check_ranges(declared: Callable, values: Mapping[str, Any]) -> None:
+    """Check values by the `Range` in the annotations of a function or a class.
+
+    Raises:
+        ArgumentError: A number is out of its range, or is not finite.
+    """
+    for name, hint in get_type_hints(declared, include_extras=True).items():
+        for metadata in getattr(hint, '__metadata__', ()):
+            if isinstance(metadata, Range) and name in values:
+                metadata.check(name, values[name])
 
 
 def check_name(name: str) -> str:
@@ -47,17 +111,6 @@ def create_model(name: str, **kwargs: Any):
         given = ', '.join(f'{key}={value!r}' for key, value in kwargs.items() if key != 'device')
         raise UserError(f'{name} cannot be made with {given or "these versions"} ({type(e).__name__}: '
                         f'{" ".join(str(e).split())[:200]}): correct the arguments.') from e
-
-
-def check_above_0(what: str, value: Optional[float], most: float = math.inf) -> None:
-    """Refuse a number that is not above 0, or above `most`; None passes.
-
-    Raises:
-        UserError: It is not.
-    """
-    if value is not None and not 0 < value <= most:
-        bound = f' and at most {most}' if most < math.inf else ''
-        raise UserError(f'{what} is {value}: it must be above 0{bound}.')
 
 
 def check_device(name: str):
@@ -98,14 +151,25 @@ def parse_model_kwargs(pairs: List[str]) -> Dict[str, Any]:
 
 
 def one_sentence_errors(command: Callable) -> Callable:
-    """Let `command` end with one sentence on stderr and exit code 2 where the user or the system made it fail."""
+    """Wrap a command: check its numbers and texts, and print an error of the user or the system in one line.
+
+    The exit code is then 2. An `ArgumentError` names the option of the command that has the argument's name.
+    """
+    arguments = get_type_hints(command)
 
     @functools.wraps(command)
     def wrapped(*args, **kwargs):
         if hasattr(sys.stdout, 'reconfigure'):  # names of files need not be UTF-8
             sys.stdout.reconfigure(errors='backslashreplace')
         try:
+            check_ranges(command, kwargs)
+            for name, value in kwargs.items():
+                if '' in (value if isinstance(value, (list, tuple)) else (value,)):
+                    raise ArgumentError(name, 'must not be empty.')
             return command(*args, **kwargs)
+        except ArgumentError as e:
+            option = f"--{e.argument.replace('_', '-')}" if e.argument in arguments else e.argument
+            message = f'{option} {e.problem}'
         except UserError as e:
             message = str(e)
         except OSError as e:

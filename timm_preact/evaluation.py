@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import Compose, Grayscale
 
 from .data import ImageSet, holds_arrays, load_image_set
-from .errors import UserError, check_above_0, check_name, create_model
+from .errors import COUNT, SHARE, UserError, check_name, create_model
 from .folders import ClassFolder, class_folder, split_folder
 from .images import DataError, open_image
 from .loading import find_name, load_into
@@ -60,7 +60,7 @@ class Images(Dataset):
         Raises:
             UserError: The count is not positive.
         """
-        check_above_0('the number of images', count)
+        COUNT.check('count', count)
         count = min(count, len(self))
         images, labels = zip(*(self[i * len(self) // count] for i in range(count)), strict=True)
         return torch.stack(images), torch.tensor(labels)
@@ -224,8 +224,8 @@ def eval_transform(
     Raises:
         UserError: The size is below 1, the crop is no share, or the network has neither 1 nor 3 input channels.
     """
-    check_above_0('--img-size', size)
-    check_above_0('--crop-pct', crop_pct, 1)
+    COUNT.check('size', size)
+    SHARE.check('crop_pct', crop_pct)
     channels = input_channels(model)
     if channels not in (1, 3):
         raise UserError(f'a network of {channels} input channels takes no image files: use one of 1 (grey) or 3 (RGB).')
@@ -323,7 +323,7 @@ def evaluate(
     Raises:
         UserError: The batch size is not positive or the classes differ.
     """
-    check_above_0('--batch-size', batch_size)
+    COUNT.check('batch_size', batch_size)
     order = label_order(model, images.classes, match)
     top5, labels = [], []
     with torch.inference_mode():
@@ -372,7 +372,7 @@ def classify(model: nn.Module, image: Image.Image, top_k: int = 5, device: str =
     Raises:
         UserError: `top_k` is below 1, or the model takes no images.
     """
-    check_above_0('--top-k', top_k)
+    COUNT.check('top_k', top_k)
     return _most_probable(model, eval_transform(model)(image), class_names(model), top_k, device)
 
 
@@ -399,7 +399,7 @@ def predict(model: nn.Module, files: List[Path], top_k: int = 5, device: str = '
     Raises:
         DataError: No file could be read.
     """
-    check_above_0('--top-k', top_k)
+    COUNT.check('top_k', top_k)
     transform, names = eval_transform(model), class_names(model)
     results = []
     for file in files:

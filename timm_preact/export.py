@@ -10,7 +10,7 @@ from typing import Callable, Dict, Iterator, NamedTuple, Optional, Tuple, Union
 import torch
 from torch import nn
 
-from .errors import UserError, check_above_0
+from .errors import COUNT, UserError
 from .files import write_atomically
 from .inference import ScaleShift, check_eval, keep_hooks
 from .kernels import EPS, VARIANCE
@@ -47,9 +47,8 @@ def export(
     check_eval(model, 'export')
     if not path.parent.is_dir():
         raise UserError(f'{path.parent} is no folder: make it, or name a file in another.')
-    check_above_0('batch_size', batch_size)
-    for size in input_size or ():
-        check_above_0('input_size', size)
+    COUNT.check('batch_size', batch_size)
+    COUNT.check('input_size', input_size)
     input_size = input_size or getattr(model, 'pretrained_cfg', {}).get('input_size')
     if input_size is None:
         raise UserError('the model has no config that knows the size of its images: pass input_size=(C, H, W).')

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..catalog import count_macs
-from ..errors import UserError, check_above_0
+from ..errors import COUNT, UserError
 from ..inference import optimize
 from ..memory import bytes_kept
 from ..preact_resnet import MODEL_ARGS
@@ -67,9 +67,8 @@ def plan_settings(
     Raises:
         UserError: A name, the task or a type is not known, or a size is not positive.
     """
-    check_above_0('--img-size', image_size)
-    for size in batch_sizes:
-        check_above_0('--batch-size', size)
+    COUNT.check('image_size', image_size)
+    COUNT.check('batch_sizes', batch_sizes)
     if task not in TASKS:
         raise UserError(f'--task {task} is not known: choose one of {", ".join(TASKS)}.')
     for name in names:

@@ -5,8 +5,8 @@ from typing import Annotated, List, Optional
 
 import typer
 
-from ..errors import check_above_0, check_device
-from .options import Device, ImgSize
+from ..errors import COUNT, check_device
+from .options import PATH, Device, ImgSize
 from .screen import show_progress
 
 __all__ = ['run_benchmark']
@@ -17,17 +17,17 @@ def run_benchmark(
         task: Annotated[str, typer.Option(help='inference or training.')] = 'inference',
         against: Annotated[str, typer.Option(
             help='Packages to measure beside us.')] = 'timm,pytorchcv,torchvision',
-        batch_size: List[int] = typer.Option([64], help='Images a call; may be repeated.'),
+        batch_size: Annotated[List[int], COUNT] = typer.Option([64], help='Images a call; may be repeated.'),
         img_size: ImgSize = None,
         dtype: List[str] = typer.Option(['float32'], help='float32, bfloat16 or float16; may be repeated.'),
         device: Device = 'cpu',
-        threads: Annotated[Optional[int], typer.Option(help='Threads of the CPU; all if not given.')] = None,
-        rounds: Annotated[int, typer.Option(min=1, help='Measurements of each.')] = 5,
+        threads: Annotated[Optional[int], COUNT, typer.Option(help='Threads of the CPU; all if not given.')] = None,
+        rounds: Annotated[int, COUNT, typer.Option(help='Measurements of each.')] = 5,
         compile_units: Annotated[bool, typer.Option(
             '--compile', help='Measure ours with compiled units too.')] = False,
         cuda_graph: Annotated[bool, typer.Option(
             '--cuda-graph', help='Measure ours as a CUDA graph too.')] = False,
-        to: Annotated[Optional[Path], typer.Option(help='Write PATH.json and PATH.png.')] = None,
+        to: Annotated[Optional[Path], typer.Option(**PATH, help='Write PATH.json and PATH.png.')] = None,
 ) -> None:
     """Measure our networks beside other people's on this machine: images a second and memory.
 
@@ -38,7 +38,6 @@ def run_benchmark(
     from .. import benchmark
     from ..provenance import quote_command, record
     where = check_device(device)
-    check_above_0('--threads', threads)
     if threads:
         torch.set_num_threads(threads)
     settings = benchmark.plan_settings(models, task, dtype, batch_size, img_size)

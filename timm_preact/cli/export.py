@@ -4,21 +4,22 @@ from typing import Annotated, Optional
 
 import typer
 
-from ..errors import UserError, check_above_0
-from .options import ImgSize, NumClasses, Weights
+from ..errors import COUNT, UserError
+from .options import PATH, ImgSize, NumClasses, Weights
 
 __all__ = ['export']
 
 
 def export(
         model: Annotated[str, typer.Argument(help='Registered name, with or without tag.')],
-        to: Annotated[Path, typer.Option(help='New file: .onnx, .pt2 (torch.export), .pt or .ts (TorchScript).')],
+        to: Annotated[Path, typer.Option(
+            **PATH, help='New file: .onnx, .pt2 (torch.export), .pt or .ts (TorchScript).')],
         format: Annotated[Optional[str], typer.Option(
             help='onnx, torch-export or torchscript, as the suffix says by itself, or aoti: .pt2, compiled.')] = None,
         weights: Weights = None,
         num_classes: NumClasses = None,
         img_size: ImgSize = None,
-        batch_size: Annotated[Optional[int], typer.Option(
+        batch_size: Annotated[Optional[int], COUNT, typer.Option(
             help='The only batch size to take; any if not given.')] = None,
         plain: Annotated[bool, typer.Option(
             '--plain', help='The network as trained, its BatchNorms not folded.')] = False,
@@ -26,7 +27,7 @@ def export(
         data: Annotated[Optional[str], typer.Option(
             help='For --int8: images to find the ranges of values on, as evaluate reads them.')] = None,
         split: Annotated[str, typer.Option(help='For --int8: split of the data set.')] = 'train',
-        calibration_images: Annotated[int, typer.Option(
+        calibration_images: Annotated[int, COUNT, typer.Option(
             help='For --int8: how many, evenly spread over the split.')] = 500,
 ) -> None:
     """Write a network to a file that runs without this package, optimised for inference.
@@ -42,7 +43,6 @@ def export(
     if int8 != (data is not None):
         raise UserError('--data is what --int8 looks at: pass both or neither.')
     format = choose_format(to, format, batch_size, int8)
-    check_above_0('--img-size', img_size)
     net = evaluation.load_model(model, weights, num_classes=num_classes)
     images = None
     if int8:

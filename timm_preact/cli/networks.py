@@ -8,8 +8,8 @@ from typing import Annotated, List, Optional
 import typer
 
 from ..catalog import DEMO_MODEL
-from ..errors import UserError, check_device
-from .options import BatchSize, Data, Device, ImgSize, Json, Match, Model, NumClasses, Split, Weights
+from ..errors import COUNT, Range, UserError, check_device
+from .options import PATH, BatchSize, CropPct, Data, Device, ImgSize, Json, Match, Model, NumClasses, Split, Weights
 from .screen import print_comparison, print_networks, print_predictions, print_scores, show_progress
 
 __all__ = ['demo', 'evaluate', 'list_models', 'predict']
@@ -29,13 +29,14 @@ def list_models(
 
 
 def predict(
-        images: Annotated[List[Path], typer.Argument(help='Image files of any size, or folders of them.')],
+        images: Annotated[List[Path], typer.Argument(**PATH, help='Image files of any size, or folders of them.')],
         model: Model = None,
         weights: Weights = None,
-        top_k: Annotated[int, typer.Option(help='Classes an image.')] = 5,
+        top_k: Annotated[int, COUNT, typer.Option(help='Classes an image.')] = 5,
         cam: Annotated[Optional[Path], typer.Option(
-            help='Write a PNG of where the network looks in the only image (Grad-CAM).')] = None,
-        stage: Annotated[Optional[int], typer.Option(help='For --cam: of which stage, from 1; else the last.')] = None,
+            **PATH, help='Write a PNG of where the network looks in the only image (Grad-CAM).')] = None,
+        stage: Annotated[Optional[int], COUNT, typer.Option(
+            help='For --cam: of which stage, from 1; else the last.')] = None,
         device: Device = 'cpu',
         as_json: Json = False,
 ) -> None:
@@ -75,7 +76,7 @@ def evaluate(
         against_weights: Annotated[Optional[str], typer.Option(help='Weights of the second network.')] = None,
         num_classes: NumClasses = None,
         img_size: ImgSize = None,
-        crop_pct: Annotated[Optional[float], typer.Option(help='Crop as a share of the shorter side.')] = None,
+        crop_pct: CropPct = None,
         batch_size: BatchSize = 250,
         match: Match = 'name',
         device: Device = 'cpu',
@@ -130,12 +131,12 @@ def evaluate(
 
 
 def demo(
-        output: Annotated[Path, typer.Option(help='Where to write the picture of predictions.')] = Path(
+        output: Annotated[Path, typer.Option(**PATH, help='Where to write the picture of predictions.')] = Path(
             'timm_preact_demo.png'),
         web: Annotated[bool, typer.Option(
             '--web', help="Open a page in place of that; needs pip install 'timm-preact[web]'.")] = False,
         host: Annotated[str, typer.Option(help='For --web: the address to answer at.')] = '127.0.0.1',
-        port: Annotated[int, typer.Option(min=1, max=65535, help='For --web: the port to answer at.')] = 7860,
+        port: Annotated[int, Range(least=1, most=65535), typer.Option(help='For --web: the port to answer at.')] = 7860,
 ) -> None:
     """Run the network that ships with the package on real test images that ship with it; needs no network.
 

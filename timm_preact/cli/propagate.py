@@ -4,8 +4,8 @@ from typing import Annotated, List, Optional
 
 import typer
 
-from ..errors import UserError, check_device, parse_model_kwargs
-from .options import Data, Device, ModelKwargs, NumClasses, Split, Weights
+from ..errors import COUNT, SEED, UserError, check_device, parse_model_kwargs
+from .options import PATH, Data, Device, ModelKwargs, NumClasses, Split, Weights
 from .screen import print_findings, print_units, show_progress
 
 __all__ = ['propagate']
@@ -18,7 +18,7 @@ def propagate(
             '--check', help='Say whether signal and gradient stay in a safe range; exit code 1 if not.')] = False,
         data: Data = None,
         split: Split = 'test',
-        batch_size: Annotated[int, typer.Option(min=1, help='How many images, evenly spread over the split.')] = 32,
+        batch_size: Annotated[int, COUNT, typer.Option(help='How many images, evenly spread over the split.')] = 32,
         weights: Weights = None,
         num_classes: NumClasses = None,
         pretrained: Annotated[bool, typer.Option(
@@ -28,12 +28,12 @@ def propagate(
             help='A module to import first, which registers names of your own; as in train.py.')] = None,
         evaluation: Annotated[bool, typer.Option(
             '--eval', help='Run as in evaluation, by running statistics.')] = False,
-        seed: Annotated[int, typer.Option(
-            min=0, max=2 ** 31 - 1, help='Of the initial weights and of dropout.')] = 0,
+        seed: Annotated[int, SEED, typer.Option(
+            help='Of the initial weights and of dropout.')] = 0,
         device: Device = 'cpu',
         units: Annotated[bool, typer.Option('--units', help='Print every unit.')] = False,
         to: Annotated[Optional[Path], typer.Option(
-            help='Folder to write: a .csv and a .json a network, propagation.png.')] = None,
+            **PATH, help='Folder to write: a .csv and a .json a network, propagation.png.')] = None,
 ) -> None:
     """See how signal and gradient travel: at initialisation, and with weights where the package or you have them.
 

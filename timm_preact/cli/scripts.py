@@ -5,6 +5,8 @@ from typing import Annotated, List, Optional
 
 import typer
 
+from .options import PATH
+
 __all__ = ['run_timm_script']
 
 
@@ -13,7 +15,7 @@ def run_timm_script(
             help='validate.py, inference.py, benchmark.py, onnx_export.py, train.py, ... ')],
         arguments: Annotated[Optional[List[str]], typer.Argument(help='Arguments of the script.')] = None,
         timm_scripts: Annotated[Optional[Path], typer.Option(
-            envvar='TIMM_SCRIPTS', help='Clone of huggingface/pytorch-image-models.')] = None,
+            **PATH, envvar='TIMM_SCRIPTS', help='Clone of huggingface/pytorch-image-models.')] = None,
 ) -> None:
     """Run one of timm's scripts with our names registered, its arguments checked first.
 

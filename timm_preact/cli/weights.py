@@ -5,7 +5,7 @@ from typing import Annotated, Optional
 import typer
 
 from ..errors import UserError, check_device, parse_model_kwargs
-from .options import BatchSize, Data, Device, Folder, Match, ModelKwargs, Split
+from .options import PATH, BatchSize, Data, Device, Folder, Match, ModelKwargs, Split
 
 __all__ = ['convert', 'publish', 'verify']
 
@@ -14,7 +14,7 @@ def convert(
         source: Annotated[str, typer.Argument(
             help='A name with tag, whose published weights are fetched, or a weight file: .t7, .h5, .params, .pth.zip, '
                  '.pth, .th, .safetensors.')],
-        to: Annotated[Path, typer.Option(help='New folder.')],
+        to: Annotated[Path, typer.Option(**PATH, help='New folder.')],
         name: Annotated[Optional[str], typer.Option(
             help='For a file: the network, with a tag of your choice; without it, the one that fits.')] = None,
         license: Annotated[Optional[str], typer.Option(help='For a file: its licence, e.g. apache-2.0.')] = None,
