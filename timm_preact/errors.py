@@ -5,11 +5,12 @@ import functools
 import json
 import math
 import sys
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, get_type_hints
+from typing import Any, Callable, Collection, Dict, List, Mapping, NamedTuple, get_type_hints
 
 __all__ = [
-    'COUNT', 'NOT_NEGATIVE', 'POSITIVE', 'SEED', 'SHARE', 'ArgumentError', 'Range', 'UserError', 'check_device',
-    'check_name', 'check_ranges', 'create_model', 'one_sentence_errors', 'parse_model_kwargs',
+    'COUNT', 'NOT_NEGATIVE', 'POSITIVE', 'RESERVED_ARGS', 'SEED', 'SHARE', 'ArgumentError', 'Range', 'UserError',
+    'check_device', 'check_model_args', 'check_name', 'check_ranges', 'create_model', 'one_sentence_errors',
+    'parse_model_kwargs',
 ]
 
 
@@ -67,6 +68,21 @@ NOT_NEGATIVE = Range(least=0)
 POSITIVE = Range(above=0)
 SHARE = Range(above=0, most=1)
 SEED = Range(least=0, most=2 ** 31 - 1)
+
+# Arguments that timm's create_model, build_model_with_cfg and feature extraction take for themselves, or that the data
+# or the command decide -> what to do instead
+RESERVED_ARGS = {
+    'pretrained': 'use --pretrained of train.cifar, or --weights',
+    'checkpoint_path': 'use --weights',
+    'num_classes': 'the data or the weights decide it, or --num-classes',
+    'in_chans': 'the data or the weights decide it',
+    'device': 'use --device',
+    **dict.fromkeys((
+        'model_name', 'variant', 'model_cls', 'model_cfg', 'pretrained_cfg', 'pretrained_cfg_overlay',
+        'pretrained_model_args', 'pretrained_strict', 'pretrained_filter_fn', 'kwargs_filter', 'cache_dir',
+        'scriptable', 'exportable', 'no_jit', 'pruned', 'features_only', 'feature_cfg', 'feature_cls', 'feature_norm',
+        'out_indices', 'dtype'), ''),
+}
 
 
 def check_ranges(declared: Callable, values: Mapping[str, Any]) -> None:
@@ -130,11 +146,33 @@ def check_device(name: str):
     return device
 
 
-def parse_model_kwargs(pairs: List[str]) -> Dict[str, Any]:
-    """KEY=VALUE with a value in JSON or Python, e.g. merge_kwargs={"bias": -7} or stem_norm=False; else a string.
+def check_model_args(model_args: Mapping[str, Any], allowed: Collection[str] = ()) -> None:
+    """Check that arguments of a network are its own, and not of what makes, loads or wraps it.
+
+    Args:
+        model_args: Arguments by name.
+        allowed: Names in `RESERVED_ARGS` that may be given here.
 
     Raises:
-        UserError: There is no =.
+        UserError: An argument is in `RESERVED_ARGS`, or `global_pool` is empty, which leaves no classifier.
+    """
+    for name in model_args:
+        if name in RESERVED_ARGS and name not in allowed:
+            remedy = RESERVED_ARGS[name] and f' ({RESERVED_ARGS[name]})'
+            raise UserError(f'{name} is not an argument of the network: leave it out of model_kwargs{remedy}.')
+    if model_args.get('global_pool') == '':
+        raise UserError('global_pool must not be empty: choose avg, max, avgmax or catavgmax.')
+
+
+def parse_model_kwargs(pairs: List[str], allowed: Collection[str] = ()) -> Dict[str, Any]:
+    """Parse KEY=VALUE with a value in JSON or Python, e.g. merge_kwargs={"bias": -7}, or else a string.
+
+    Args:
+        pairs: One for each argument of the network.
+        allowed: As in `check_model_args`.
+
+    Raises:
+        UserError: There is no =, or the key is not an argument of the network.
     """
     kwargs = {}
     for pair in pairs:
@@ -147,6 +185,7 @@ def parse_model_kwargs(pairs: List[str]) -> Dict[str, Any]:
                 break
             except (ValueError, SyntaxError):
                 continue
+    check_model_args(kwargs, allowed)
     return kwargs
 
 

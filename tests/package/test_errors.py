@@ -1,4 +1,5 @@
 """What a user can put right ends with one sentence and exit code 2, whichever command it is."""
+import inspect
 import json
 
 import h5py
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from timm_preact import hub
 from timm_preact.cli import app
+from timm_preact.errors import RESERVED_ARGS
 from timm_preact.weights import WeightsError, read_checkpoint
 from train.cifar import app as train
 
@@ -85,6 +87,27 @@ def test_model_arguments_that_are_none_are_refused(argument, sentence, npz_folde
     assert sentence in refusal('evaluate', '--model', 'preact_resnet20', '--data', npz_folder, '--weights',
                                tmp_path / 'w.pth')
     assert sorted(path.name for path in tmp_path.iterdir()) == ['config.json', 'w.pth']
+
+
+@pytest.mark.parametrize('argument, message', [
+    ('pretrained=True', 'pretrained is not an argument of the network: leave it out of model_kwargs (use --pretrained'),
+    ('checkpoint_path=/home/me/net.pth', 'checkpoint_path is not an argument of the network'),
+    ('num_classes=5', 'num_classes is not an argument of the network'), ('scriptable=True', 'scriptable is not'),
+    ('features_only=True', 'features_only is not'), ('pretrained_strict=False', 'pretrained_strict is not'),
+    ('global_pool=', 'global_pool must not be empty')])
+def test_arguments_of_timms_factory_are_refused(argument, message, npz_folder, tmp_path):
+    torch.save(timm.create_model('preact_resnet20').state_dict(), tmp_path / 'w.pth')
+    for command, arguments in (
+            (train, ['preact_resnet20', '--data', npz_folder, '--output', tmp_path / 'run']),
+            (app, ['convert', tmp_path / 'w.pth', '--name', 'preact_resnet20.mine', '--to', tmp_path / 'made']),
+            (app, ['propagate', 'preact_resnet20'])):
+        assert message in refusal(*arguments, '--model-kwargs', argument, command=command)
+    assert [path.name for path in tmp_path.iterdir()] == ['w.pth']
+
+
+def test_every_argument_of_timms_factory_is_reserved():
+    for function in (timm.create_model, timm.models.build_model_with_cfg):
+        assert RESERVED_ARGS.keys() >= inspect.signature(function).parameters.keys() - {'kwargs'}
 
 
 def test_a_misspelt_name_is_noticed_before_data_are_fetched(tmp_path):

@@ -45,7 +45,7 @@ def propagate(
     """
     from .. import propagation
     from ..evaluation import import_modules
-    where, kwargs = check_device(device), parse_model_kwargs(model_kwargs or [])
+    where, kwargs = check_device(device), parse_model_kwargs(model_kwargs or [], ['in_chans'])
     if num_classes is not None:
         kwargs['num_classes'] = num_classes
     if check and units:
