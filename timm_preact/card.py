@@ -1,7 +1,9 @@
 """Model cards: one template, every number from data."""
 from typing import Any, Dict, List
 
-from .catalog import MEASURED, PAPER, SIZES, depth_of
+from .catalog import MEASURED, PAPER, SIZES, Size, count_macs
+from .errors import create_model
+from .evaluation import format_protocol
 from .preact_resnet import MODEL_ARGS
 from .unit import PLACEMENTS
 from .weights import LEAST_DIGITS
@@ -74,7 +76,7 @@ LIMITS = """\
 ## Limits
 
 It knows the {classes} classes of {data_set} alone; on anything else it answers with one of these all the same. Images
-are resized and cropped to {size}x{size}, and normalised by mean {mean} and
+are resized and cropped to {size}, and normalised by mean {mean} and
 standard deviation {std}."""
 
 
@@ -94,17 +96,19 @@ def card(config: Dict[str, Any], sections: str = '') -> str:
     source = SOURCES.get(name)
     data = DATA_SETS.get(tag.rpartition('_')[2])
     data_set = data[0] if data else f'the data set `{tag}`'
-    placement = PLACEMENTS[MODEL_ARGS[architecture].get('placement', 'full')]
+    args = {**MODEL_ARGS[architecture], **config.get('model_args', {})}
+    placement = PLACEMENTS[args.get('placement', 'full')]
     if not sections and 'origin' in config:
         sections = FILE_ORIGIN.format_map(config['origin'])
     elif not sections and source:
         sections = _origin(name)
     limits = LIMITS.format(
-        classes=config['num_classes'], data_set=data_set, size=cfg['input_size'][-1], mean=_numbers(cfg['mean']),
-        std=_numbers(cfg['std']))
+        classes=config['num_classes'], data_set=data_set, mean=_numbers(cfg['mean']),
+        std=_numbers(cfg['std']), size='x'.join(map(str, cfg['input_size'][1:])))
     return CARD.format(
         name=name, loaded_by=name if source or name in MEASURED else f'hf-hub:ORG/{name}',
-        kind='pre' if placement.pre else 'post', depth=depth_of(architecture), data_set=data_set,
+        kind='pre' if placement.pre else 'post', data_set=data_set,
+        depth=sum(args['layers']) * len(args['kernels']) + 2,
         front_matter=_front_matter(name, cfg, data, evaluations),
         facts='\n'.join(f'| {key} | {value} |' for key, value in _facts(name, config, evaluations).items()),
         sections='\n\n'.join(filter(None, [sections, limits])))
@@ -114,16 +118,12 @@ def _numbers(values: Any) -> str:
     return f'({", ".join(map(str, values))})'
 
 
-def _protocol(evaluation: Dict[str, Any]) -> str:
-    return '{input_size}x{input_size}, crop {crop_pct}'.format_map(evaluation)
-
-
 def _front_matter(name: str, cfg: Dict[str, Any], data: Any, evaluations: List[Dict[str, Any]]) -> str:
     from huggingface_hub import EvalResult, ModelCardData
     results = [
         EvalResult(
             task_type='image-classification', dataset_name=data[0], dataset_type=data[1], dataset_split=data[2],
-            metric_type='accuracy', metric_name=f'{metric} at {_protocol(e)}',
+            metric_type='accuracy', metric_name=f'{metric} at {format_protocol(e)}',
             metric_value=round(e[key], 2))
         for e in evaluations if data
         for metric, key in (('top-1', 'top1'), ('top-5', 'top5'))
@@ -136,11 +136,12 @@ def _front_matter(name: str, cfg: Dict[str, Any], data: Any, evaluations: List[D
 
 def _facts(name: str, config: Dict[str, Any], evaluations: List[Dict[str, Any]]) -> Dict[str, str]:
     architecture, _, tag = name.partition('.')
-    size, source = SIZES[architecture], SOURCES.get(name)
+    source = SOURCES.get(name)
+    size = SIZES[architecture] if source or name in MEASURED else _size_of(config)
     paper = PAPER.get(architecture, {}).get(tag.rpartition('_')[2])
     facts = {}
     for e in evaluations:
-        facts[f'top-1, top-5 error at {_protocol(e)}'] = (
+        facts[f'top-1, top-5 error at {format_protocol(e)}'] = (
             f'**{100 - e["top1"]:.2f} %**, {100 - e["top5"]:.2f} % on {e["images"]:,} images')
     if source:
         reported = [f'{error:.2f} %' if error is not None else '-' for error in source.reported]
@@ -151,6 +152,13 @@ def _facts(name: str, config: Dict[str, Any], evaluations: List[Dict[str, Any]])
     if 'sha256' in config:
         facts['sha256'] = f"`{config['sha256']}`"
     return facts
+
+
+def _size_of(config: Dict[str, Any]) -> Size:
+    input_size = config['pretrained_cfg']['input_size']
+    args = dict(config.get('model_args', {}), num_classes=config['num_classes'], in_chans=input_size[0])
+    model = create_model(config['architecture'], device='meta', **args)
+    return Size(sum(p.numel() for p in model.parameters()), count_macs(model, input_size))
 
 
 def _origin(name: str) -> str:

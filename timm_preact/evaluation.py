@@ -22,9 +22,9 @@ from .weights import WeightsError
 from .weights.fetch import from_hub
 
 __all__ = [
-    'HUB', 'MATCHES', 'Comparison', 'Images', 'Scores', 'class_names', 'classify', 'compare', 'eval_transform',
-    'evaluate', 'import_modules', 'input_channels', 'label_order', 'load_model', 'load_states', 'normalisation',
-    'open_images', 'predict',
+    'HUB', 'MATCHES', 'Comparison', 'Images', 'Protocol', 'Scores', 'class_names', 'classify', 'compare',
+    'eval_transform', 'evaluate', 'format_protocol', 'import_modules', 'input_channels', 'label_order', 'load_model',
+    'load_states', 'normalisation', 'open_images', 'predict', 'resolve_protocol',
 ]
 
 HUB = 'hf-hub:'  # before a repository's name, as timm has it
@@ -64,6 +64,50 @@ class Images(Dataset):
         count = min(count, len(self))
         images, labels = zip(*(self[i * len(self) // count] for i in range(count)), strict=True)
         return torch.stack(images), torch.tensor(labels)
+
+
+class Protocol(NamedTuple):
+    """How images are prepared for the test of a network, by the names of timm's data config.
+
+    Attributes:
+        input_size: (C, H, W).
+        interpolation: Of the resize.
+        mean: Of each channel.
+        std: Of each channel.
+        crop_pct: Crop as a share of the resized image.
+        crop_mode: 'center', 'squash' or 'border'.
+    """
+    input_size: Tuple[int, int, int]
+    interpolation: str
+    mean: Tuple[float, ...]
+    std: Tuple[float, ...]
+    crop_pct: float
+    crop_mode: str
+
+    def transform(self) -> Callable:
+        """Return timm's evaluation transform; a network of one input channel gets grey images.
+
+        Raises:
+            UserError: The network has neither 1 nor 3 input channels.
+        """
+        channels = self.input_size[0]
+        if channels not in (1, 3):
+            raise UserError(f'a network of {channels} input channels takes no image files: use one of 1 (grey) or 3 '
+                            f'(RGB).')
+        transform = create_transform(**self._asdict())
+        return transform if channels == 3 else Compose([Grayscale(), *transform.transforms])
+
+    def as_evaluation(self) -> Dict[str, Any]:
+        """Return `input_size`, one number for a square and else [H, W], and `crop_pct`, for config.json."""
+        _, height, width = self.input_size
+        return dict(input_size=height if height == width else [height, width], crop_pct=self.crop_pct)
+
+
+def format_protocol(evaluation: Dict[str, Any]) -> str:
+    """Format what `Protocol.as_evaluation` returns, e.g. '48x64, crop 1.0' (height x width)."""
+    size = evaluation['input_size']
+    height, width = (size, size) if isinstance(size, int) else size
+    return f'{height}x{width}, crop {evaluation["crop_pct"]}'
 
 
 class Scores(NamedTuple):
@@ -210,28 +254,46 @@ def load_states(
             raise WeightsError(f'the weights of {name} do not fit {model_kwargs}: {problem}') from e
 
 
-def eval_transform(
+def resolve_protocol(
         model: nn.Module,
-        size: Optional[int] = None,
+        size: Union[int, Tuple[int, int], None] = None,
         crop_pct: Optional[float] = None,
         use_test_size: bool = False,
-) -> Callable:
-    """timm's evaluation transform by the model's own config, or for another size and crop.
+) -> Protocol:
+    """Resolve how a network is tested: the only place that decides it.
 
-    With `use_test_size` the config's test size is the default, as in timm's validate.py: 320x320 from crop 1.0 for the
-    paper's ImageNet tags. A network of one input channel gets grey images.
+    Args:
+        model: A network with a `pretrained_cfg`.
+        size: Height and width of the images, or one number for both; None for those of the model's config.
+        crop_pct: Crop as a share of the resized image; None for that of the model's config.
+        use_test_size: Take the config's test size and test crop where it has them, as timm's validate.py does by
+            option: 320x320 from crop 1.0 for the paper's ImageNet tags.
 
     Raises:
-        UserError: The size is below 1, the crop is no share, or the network has neither 1 nor 3 input channels.
+        UserError: The size is below 1, or the crop is not above 0 and at most 1.
     """
     COUNT.check('size', size)
     SHARE.check('crop_pct', crop_pct)
     channels = input_channels(model)
-    if channels not in (1, 3):
-        raise UserError(f'a network of {channels} input channels takes no image files: use one of 1 (grey) or 3 (RGB).')
-    args = dict(img_size=size, crop_pct=crop_pct, in_chans=channels, **normalisation(model))
-    transform = create_transform(**resolve_data_config(args, model=model, use_test_size=use_test_size))
-    return transform if channels == 3 else Compose([Grayscale(), *transform.transforms])
+    sides = (size, size) if isinstance(size, int) else size
+    args = dict(input_size=None if sides is None else (channels, *sides), crop_pct=crop_pct)
+    config = resolve_data_config(args, model=model, use_test_size=use_test_size)
+    config.update(normalisation(model), input_size=(channels, *config['input_size'][1:]))
+    return Protocol(**config)
+
+
+def eval_transform(
+        model: nn.Module,
+        size: Union[int, Tuple[int, int], None] = None,
+        crop_pct: Optional[float] = None,
+        use_test_size: bool = False,
+) -> Callable:
+    """Return the transform of `resolve_protocol`, which has the same arguments.
+
+    Raises:
+        UserError: As `resolve_protocol` and `Protocol.transform`.
+    """
+    return resolve_protocol(model, size, crop_pct, use_test_size).transform()
 
 
 def input_channels(model: nn.Module) -> int:

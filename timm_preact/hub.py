@@ -18,7 +18,7 @@ from torch import nn
 from .card import card
 from .data import load_sample
 from .errors import UserError, create_model
-from .evaluation import eval_transform, evaluate, input_channels, normalisation, open_images
+from .evaluation import evaluate, input_channels, normalisation, open_images, resolve_protocol
 from .files import write_atomically
 from .loading import ENDINGS, find_name, load_into
 from .preact_resnet import MODEL_ARGS
@@ -215,25 +215,24 @@ def measure(
         device: str = 'cpu',
         match: str = 'name',
 ) -> List[Dict[str, Any]]:
-    """Top-1 and top-5 accuracy as the paper tests: 224x224 from crop 0.875, and 320x320 from a shorter side of 320.
+    """Measure top-1 and top-5 accuracy as `timm-preact evaluate` does by default.
 
-    In place of the latter, the test size of the model's config where it has one, as Keras's 299x299. A model of another
-    input size is tested at its own alone.
+    A network for 224x224 images is tested twice: at that size, and at its test size (299x299 for Keras's) or else as
+    in Table 5 of the paper, 320x320 from crop 1.0.
 
     Returns:
         Dicts with data, split, images, input_size, crop_pct, top1 and top5, as config.json's 'evaluations'.
     """
-    cfg = model.pretrained_cfg
-    protocols = [(cfg['input_size'][-1], cfg['crop_pct'])]
-    if protocols[0][0] == 224:
-        size = cfg.get('test_input_size')
-        protocols = [(224, 0.875), (size[-1], cfg.get('test_crop_pct') or cfg['crop_pct']) if size else (320, 1.0)]
+    own, default = resolve_protocol(model), resolve_protocol(model, use_test_size=True)
+    protocols = [default]
+    if own.input_size[1:] == (224, 224):
+        protocols = [own, resolve_protocol(model, 320, 1.) if default == own else default]
     results = []
-    for size, crop_pct in protocols:
-        images = open_images(data, split, eval_transform(model, size, crop_pct))
+    for protocol in protocols:
+        images = open_images(data, split, protocol.transform())
         scores = evaluate(model.to(device), images, batch_size, device, match=match)
         results.append(dict(
-            data=Path(data).name, split=split, images=scores.images, input_size=size, crop_pct=crop_pct,
+            data=Path(data).name, split=split, images=scores.images, **protocol.as_evaluation(),
             top1=round(scores.top1, 4), top5=round(scores.top5, 4)))
     return results
 

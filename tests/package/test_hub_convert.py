@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from support.torch7_writer import module, write_torch7
 from test_cli import refusal, run
 
-from timm_preact.evaluation import eval_transform
+from timm_preact.evaluation import eval_transform, evaluate, load_model, open_images
 from timm_preact.hub import golden_error, measure, verify_folder
-from timm_preact.weights import CHECKSUMS, WeightsError, digest_of
+from timm_preact.weights import CHECKSUMS, WeightsError, digest_of, export_model
 from timm_preact.weights.fair import read_fair
 from timm_preact.weights.keras import read_keras
 from timm_preact.weights.mxnet import read_mxnet
@@ -188,6 +188,40 @@ def test_kerass_networks_are_measured_at_their_publishers_299(sample, tmp_path):
         'test')] for name in ('preact_resnet50_keras', 'preact_resnet18', 'preact_resnet200_fb')}
     assert sizes == {'preact_resnet50_keras': [(224, 0.875), (299, 0.875)],
                      'preact_resnet18': [(224, 0.875), (320, 1.0)], 'preact_resnet200_fb': [(224, 0.875), (320, 1.0)]}
+
+
+@pytest.fixture
+def wide(sample, tmp_path):
+    """A folder of train.cifar's kind, for images of 48x64, and such images."""
+    (folder := tmp_path / 'trained').mkdir()
+    model = timm.create_model('preact_resnet20', pretrained=True)
+    model.pretrained_cfg.update(input_size=(3, 48, 64))
+    export_model(model, folder)
+    images = np.stack([np.asarray(Image.fromarray(image).resize((64, 48))) for image in sample.images[::5]])
+    np.savez(tmp_path / 'wide.npz', images=images, labels=sample.labels[::5], classes=np.array(sample.classes))
+    return folder, tmp_path / 'wide.npz'
+
+
+def test_a_network_for_images_that_are_not_square_is_tested_alike_by_every_command(wide, tmp_path):
+    trained, data = wide
+    run('convert', trained, '--name', 'preact_resnet20.mine_cifar10', '--to', tmp_path / 'made')
+    evaluated = json.loads(run('evaluate', '--weights', trained, '--data', data, '--json'))
+    top1, top5 = evaluated['top1'], evaluated['top5']
+    assert evaluated['input_size'] == [48, 64] and 30 < top1 < 70
+    assert f'48x64, crop 1.0: top-1 {top1:.2f} %, top-5 {top5:.2f} % of 100 images' in run(
+        'verify', tmp_path / 'made', '--data', data, '--record')
+    config = json.loads((tmp_path / 'made' / 'config.json').read_text())
+    assert config['evaluations'] == [dict(
+        data='wide.npz', split='test', images=100, input_size=[48, 64], crop_pct=1.0, top1=top1, top5=top5)]
+    card = (tmp_path / 'made' / 'README.md').read_text()
+    assert f'| top-1, top-5 error at 48x64, crop 1.0 | **{100 - top1:.2f} %**, {100 - top5:.2f} % on 100' in card
+    assert 'name: top-1 at 48x64, crop 1.0' in card and 'are resized and cropped to 48x64' in card
+    assert '0.27 M, 121.7 M' in card  # three times the multiply-adds of 32x32
+    for path in (trained, tmp_path / 'made'):
+        model = load_model('preact_resnet20', str(path))
+        assert eval_transform(model)(Image.new('RGB', (64, 48))).shape == (3, 48, 64)
+        scores = evaluate(model, open_images(str(data), 'test', eval_transform(model)))
+        assert (round(scores.top1, 4), round(scores.top5, 4)) == (top1, top5)
 
 
 @pytest.mark.parametrize('channels', [1, 4])

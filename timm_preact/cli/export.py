@@ -44,10 +44,9 @@ def export(
         raise UserError('--data is what --int8 looks at: pass both or neither.')
     format = choose_format(to, format, batch_size, int8)
     net = evaluation.load_model(model, weights, num_classes=num_classes)
-    images = None
+    protocol, images = evaluation.resolve_protocol(net, img_size), None
     if int8:
-        opened = evaluation.open_images(data, split, evaluation.eval_transform(net, img_size))
+        opened = evaluation.open_images(data, split, protocol.transform())
         images, _ = opened.spread(calibration_images)
-    input_size = None if img_size is None else (net.pretrained_cfg['input_size'][0], img_size, img_size)
-    write(net if plain else optimize(net), to, format, input_size, batch_size, images)
+    write(net if plain else optimize(net), to, format, protocol.input_size, batch_size, images)
     print(f'{to} holds {model} as {format}{" in int8" if int8 else ""}, {to.stat().st_size / 2 ** 20:.2f} MiB')

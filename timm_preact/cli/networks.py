@@ -118,13 +118,15 @@ def evaluate(
         else:
             print_comparison(found, data)
         return
-    images = open_with(evaluation.eval_transform(net, img_size, crop_pct, use_test_size=True))
+    protocol = evaluation.resolve_protocol(net, img_size, crop_pct, use_test_size=True)
+    images = open_with(protocol.transform())
     with show_progress(len(images), f'{model} on {data}') as advance:
         scores = evaluation.evaluate(net, images, batch_size, where, advance, match)
     if as_json:
         print(json.dumps(dict(
             model=model, data=data, split=split, images=scores.images, top1=round(scores.top1, 4),
-            top5=round(scores.top5, 4), error=round(scores.error, 4), per_class=scores.per_class), indent=1))
+            top5=round(scores.top5, 4), error=round(scores.error, 4), **protocol.as_evaluation(),
+            per_class=scores.per_class), indent=1))
         return
     print_scores(f'{model} on {scores.images} images of {data}', scores)
     print(f'top-1 error {scores.error:.2f} %')

@@ -50,6 +50,7 @@ def verify(
     Example: `timm-preact verify fb --data /imagenet/val` tests 224x224 (crop 0.875) and the paper's 320x320 (crop 1.0).
     """
     from .. import hub
+    from ..evaluation import format_protocol
     where = check_device(device)
     if record and data is None:
         raise UserError('--record writes what is measured: name images by --data.')
@@ -61,7 +62,7 @@ def verify(
         return
     results = hub.measure(model, data, split, batch_size, where, match)
     for result in results:
-        print('{input_size}x{input_size}, crop {crop_pct}: top-1 {top1:.2f} %, top-5 {top5:.2f} % of {images} images'
+        print(f'{format_protocol(result)}: ' + 'top-1 {top1:.2f} %, top-5 {top5:.2f} % of {images} images'
               .format_map(result))
     if record:
         hub.record(folder, results)
