@@ -1,17 +1,20 @@
 """Sets of small labelled images, held in memory as bytes: CIFAR-10, CIFAR-100, and whatever has their layout."""
 import hashlib
+import json
 import re
 import zipfile
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Tuple, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
+from .errors import ArgumentError
 from .folders import class_folder, is_split, split_folder, split_folders
 from .images import DataError, find_files, open_image
 
 __all__ = [
-    'CIFAR100_CLASSES', 'CIFAR10_CLASSES', 'DataError', 'ImageSet', 'holds_arrays', 'load_image_set', 'load_sample',
+    'CIFAR100_CLASSES', 'CIFAR10_CLASSES', 'DATA_SET_CLASSES', 'DataError', 'ImageSet', 'holds_arrays',
+    'load_image_set', 'load_sample', 'parquet_classes',
 ]
 
 CIFAR10_CLASSES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
@@ -23,6 +26,8 @@ CIFAR100_CLASSES = tuple(
     'pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk '
     'skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger '
     'tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm'.split())
+# Data sets whose class names are known, by the last word of a tag or of a Hub data set's name
+DATA_SET_CLASSES = {'cifar10': CIFAR10_CLASSES, 'cifar100': CIFAR100_CLASSES, 'svhn': tuple('0123456789')}
 MAX_BYTES = 16 << 30
 # A parquet file's split, its number, and how many there are, as `datasets` names files
 SHARD = re.compile(r'(.+?)(?:[-_. ]?(\d+)(?:-of-(\d+))?(?:-[0-9a-f]{16})?)?\.parquet')
@@ -65,8 +70,11 @@ def load_image_set(source: Union[str, Path], split: str) -> ImageSet:
         split: 'train' or 'test'.
 
     Raises:
+        UserError: `source` is empty.
         DataError: The split or a column is missing, or the content is not such images and labels.
     """
+    if not str(source):
+        raise ArgumentError('source', 'must not be empty.')
     path = Path(source)
     if path.suffix == '.npz':
         return _read_npz(path)
@@ -101,6 +109,24 @@ def parquet_files(folder: Path) -> Dict[str, List[Path]]:
                 match[1].isdigit() or is_split(file.parent.name) and not is_split(match[1]))
             found.setdefault(file.parent.name if named_by_folder else match[1], []).append(file)
     return found
+
+
+def parquet_classes(folder: Path, split: str, column: Optional[str] = None) -> Optional[Tuple[str, ...]]:
+    """Read the class names of a split from the header of a parquet file, None if it has none.
+
+    Args:
+        folder: As for `parquet_files`.
+        split: The split.
+        column: Column of the labels; None for that which `load_image_set` reads.
+    """
+    from pyarrow import ArrowException, parquet
+    try:
+        metadata = parquet.read_schema(parquet_files(folder)[split][0]).metadata
+        features = json.loads(metadata[b'huggingface'])['info']['features']
+        return next((tuple(features[name]['names']) for name in ([column] if column else LABEL_COLUMNS)
+                     if name in features), None)
+    except (ArrowException, KeyError, TypeError, ValueError):  # no such split, or no ClassLabel of datasets
+        return None
 
 
 def _whole(folder: Path, split: str, files: List[Path]) -> List[str]:

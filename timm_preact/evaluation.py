@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import Compose, Grayscale
 
 from .data import ImageSet, holds_arrays, load_image_set
-from .errors import COUNT, SHARE, UserError, check_name, create_model
-from .folders import ClassFolder, class_folder, split_folder
+from .errors import COUNT, SHARE, ArgumentError, UserError, check_name, create_model
+from .folders import ClassFolder, class_folder, read_class_map, split_folder
 from .images import DataError, open_image
 from .loading import find_name, load_into
 from .preact_resnet import MODEL_ARGS
@@ -152,8 +152,11 @@ def open_images(source: str, split: str, transform: Callable) -> Images:
     """Labelled images from what `timm_preact.data.load_image_set` reads, or from a folder with a subfolder a class.
 
     Raises:
+        UserError: `source` is empty.
         DataError: `source` is none of these.
     """
+    if not source:
+        raise ArgumentError('source', 'must not be empty.')
     path = Path(source)
     if path.is_dir() and not holds_arrays(path):
         return Images(class_folder(split_folder(path, split)), transform)
@@ -184,20 +187,22 @@ def load_model(
         num_classes: Optional[int] = None,
         model_kwargs: Optional[Dict[str, Any]] = None,
         as_in_file: bool = False,
+        class_map: Optional[Path] = None,
 ) -> nn.Module:
-    """A model in eval mode with its published weights, or with a file or folder of weights that somebody trained.
+    """Return a model in eval mode with its published weights, or with a file or folder of weights of one's own.
 
     Args:
         name: Registered name, with or without tag; or 'hf-hub:ORG/NAME', a repository on the Hub whose
             model.safetensors is a network of ours.
         weights: A file or folder that `timm_preact.loading.load_into` reads, None for the published weights.
         device: 'cpu' or 'cuda'.
-        num_classes: Of `weights`, where they are not the name's; a folder's config.json says it by itself.
+        num_classes: Of `weights`, where they are not the name's or those that config.json or args.yaml states.
         model_kwargs: Further arguments of the network, in place of those that the layout or config.json asks for.
         as_in_file: The numbers of classes and input channels are those of `weights`.
+        class_map: Text file with the class names of `weights`, one a line, in the order of the logits.
 
     Raises:
-        UserError: The name is unknown or has no weights.
+        UserError: The name is unknown or has no weights, or `num_classes` or `class_map` does not fit the weights.
         WeightsError: The weights are damaged, or do not fit the name.
     """
     if name.startswith(HUB):
@@ -212,9 +217,18 @@ def load_model(
     if weights is None:
         if name.partition('.')[0] not in MODEL_ARGS and not timm.models.is_model_pretrained(name):
             raise UserError(f'{name} has no published weights: pass --weights, or choose another network.')
-        return create_model(name, pretrained=True, **(model_kwargs or {})).to(device).eval()
-    classes = {} if num_classes is None else dict(num_classes=num_classes)
-    return load_into(name, weights, {**classes, **(model_kwargs or {})}, as_in_file).model.to(device).eval()
+        if class_map is not None:
+            raise ArgumentError('class_map', 'requires --weights: published weights have their class names.')
+        model = create_model(name, pretrained=True, **(model_kwargs or {}))
+    else:
+        classes = {} if num_classes is None else dict(num_classes=num_classes)
+        class_names = None if class_map is None else read_class_map(class_map)
+        model = load_into(
+            name, weights, {**classes, **(model_kwargs or {})}, as_in_file, class_names=class_names).model
+    if num_classes not in (None, model.num_classes):
+        raise ArgumentError('num_classes', f'is {num_classes}, and the weights of {name} have {model.num_classes} '
+                                           f'classes: leave it out, or pass --weights of your own.')
+    return model.to(device).eval()
 
 
 def load_states(
@@ -310,7 +324,10 @@ def normalisation(model: nn.Module) -> Dict[str, Tuple[float, ...]]:
 
 
 def class_names(model: nn.Module) -> List[str]:
-    """Names of the classes in the order of the logits, numbers where the model's config has none."""
+    """Return the names of the classes in the order of the logits, numbers where the model's config has none.
+
+    1000 classes without names are ImageNet's, as everywhere in timm.
+    """
     names = model.pretrained_cfg.get('label_names')
     if names and len(names) == model.num_classes:
         return list(names)
@@ -349,7 +366,8 @@ def label_order(model: nn.Module, classes: Sequence[str], match: str = 'name') -
         theirs, ours = (', '.join(sorted(set(one) - set(other))[:3]) for one, other in (
             (classes, names), (names, classes)))
         raise UserError(f'the data has classes that the model has not ({theirs}), and the model others ({ours}): '
-                        f'choose a model trained on this data set, or take the order as it is by --match index.')
+                        f'choose a model trained on this data set, name the classes of --weights by --class-map, or '
+                        f'take the order as it is by --match index.')
     return torch.tensor([names.index(name) for name in classes])
 
 

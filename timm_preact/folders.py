@@ -5,7 +5,10 @@ from typing import List, NamedTuple, Tuple
 
 from .images import DataError, readable_suffixes
 
-__all__ = ['SPLITS', 'ClassFolder', 'class_folder', 'class_folders', 'is_split', 'split_folder', 'split_folders']
+__all__ = [
+    'SPLITS', 'ClassFolder', 'class_folder', 'class_folders', 'is_split', 'read_class_map', 'split_folder',
+    'split_folders',
+]
 
 # What a split's folder may be called, as timm looks for it
 SPLITS = {
@@ -13,6 +16,24 @@ SPLITS = {
     'validation': ('validation', 'val', 'valid', 'eval', 'evaluation'),
     'test': ('test',),
 }
+
+
+def read_class_map(path: Path) -> Tuple[str, ...]:
+    """Read class names from a text file, one a line, in the order of the labels: timm's class map.
+
+    Raises:
+        DataError: The file does not exist or is not such a text; a pickle is not read.
+    """
+    try:
+        names = [line.strip() for line in path.read_text().rstrip().splitlines()]
+    except FileNotFoundError as e:
+        raise DataError(f'{path} does not exist: name a text file with one class name a line.') from e
+    except (OSError, UnicodeDecodeError) as e:
+        raise DataError(f'{path} is not a text file ({type(e).__name__}): write one class name a line.') from e
+    if path.suffix == '.pkl' or not names or '' in names or len(set(names)) < len(names):
+        raise DataError(f'{path} is not a class map: write a text file with one class name a line, none empty and none '
+                        f'twice.')
+    return tuple(names)
 
 
 class ClassFolder(NamedTuple):

@@ -17,9 +17,10 @@ from torch import nn
 
 from .card import card
 from .data import load_sample
-from .errors import UserError, create_model
+from .errors import ArgumentError, UserError, check_model_args, create_model
 from .evaluation import evaluate, input_channels, normalisation, open_images, resolve_protocol
 from .files import write_atomically
+from .folders import read_class_map
 from .loading import ENDINGS, find_name, load_into
 from .preact_resnet import MODEL_ARGS
 from .weights import (
@@ -74,25 +75,32 @@ def convert(
         name: Optional[str] = None,
         license: Optional[str] = None,
         model_args: Optional[Dict[str, Any]] = None,
+        class_map: Optional[Path] = None,
 ) -> str:
     """Make a folder with safetensors, config, card and golden logits.
 
     Args:
         source: A registered 'name.tag' with published weights, which are fetched; or a weight file: .t7, .h5, .params,
             .pth, .safetensors, or a .zip with one of them, with the names of any source in
-            `timm_preact.weights.keymaps`. The config.json beside a file says how its images are prepared.
+            `timm_preact.weights.keymaps`. The config.json beside a file, or the args.yaml of timm's train.py, says
+            how its images are prepared.
         folder: Must not exist, or be empty.
         name: For a file, the registered name to load it into, with a tag, None to find it by the file. The tag of a
-            published source wants exactly the published file; any other is free.
+            published source wants exactly the published file; any other is free, and one that ends in cifar10,
+            cifar100 or svhn names the classes.
         license: For a file, its licence as the Hub spells it, where its config.json does not say.
         model_args: For a file, constructor arguments beside the name's own, e.g. dict(stem_norm=False).
+        class_map: For a file, a text file with its class names, one a line, in the order of the logits.
 
     Returns:
         The sha256 of model.safetensors.
 
     Raises:
-        UserError: The source is no such thing, damaged, or has another layout than the name.
+        UserError: The source is no such thing, damaged, or has another layout than the name; or an argument is not
+            for it.
     """
+    if not source:
+        raise ArgumentError('source', 'must not be empty.')
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f'{folder} exists: name a new folder.')
     origin = None
@@ -101,11 +109,17 @@ def convert(
         if name.partition('.')[0] not in MODEL_ARGS:
             raise UserError(f'{name} is no network of timm_preact: say by --name which one {source} holds, for example '
                             f'preact_resnet50.my_in1k, or leave it out.')
-        model, model_args, origin = _load_file(Path(source), *name.partition('.')[::2], license, model_args or {})
+        model, model_args, origin = _load_file(
+            Path(source), *name.partition('.')[::2], license, model_args or {}, class_map)
     elif source.endswith(ENDINGS):
         raise UserError(f'{source} does not exist: name a weight file, or a name with a tag such as '
                         f'preact_resnet50.pcv_in1k.')
     elif source.count('.') == 1 and '/' not in source:
+        for argument, value in dict(
+                name=name, license=license, model_kwargs=model_args, class_map=class_map).items():
+            if value:
+                raise ArgumentError(argument, f'is for a weight file, and {source} is the name of published weights: '
+                                              f'leave it out.')
         model = create_model(source, pretrained=True)
     else:
         raise UserError(f'{source} is no file and no name with a tag such as preact_resnet50.pcv_in1k.')
@@ -127,14 +141,20 @@ def _load_file(
         tag: str,
         license: Optional[str],
         model_args: Dict[str, Any],
+        class_map: Optional[Path],
 ) -> Tuple[nn.Module, Dict[str, Any], Optional[Dict[str, str]]]:
     """The model of a weight file, with as many classes and input channels as the file has, the arguments that make it,
     and what the card says of the file."""
-    published = f'{name}.{tag}' in SOURCES
+    tagged = f'{name}.{tag}'
+    published = tagged in SOURCES
+    if published and license:
+        raise ArgumentError('license', f'is that of {tagged}, {SOURCES[tagged].license}: leave it out.')
     model, layout, theirs, model_args = load_into(
-        name, file, model_args, as_in_file=True, checksum=CHECKSUMS.get(f'{name}.{tag}') if published else None)
+        tagged if tagged in timm.list_models(f'{name}.*', include_tags=True) else name, file, model_args,
+        as_in_file=True, checksum=CHECKSUMS.get(tagged) if published else None,
+        class_names=None if class_map is None else read_class_map(class_map), data_set=tag.rpartition('_')[2])
     if published:
-        model.pretrained_cfg.update(timm.get_pretrained_cfg(f'{name}.{tag}').to_dict())
+        model.pretrained_cfg.update(timm.get_pretrained_cfg(tagged).to_dict())
         return model, model_args, None
     model.pretrained_cfg.update(tag=tag or 'custom', license=license or theirs.get('license'), origin_url=None)
     file = find_weights(file)
@@ -187,6 +207,7 @@ def verify_folder(folder: Path) -> nn.Module:
     if 'sha256' not in config:
         raise WeightsError(f'config.json of {folder} has no sha256 of the weights: make the folder again.')
     verify(folder / 'model.safetensors', f"sha256:{config['sha256']}")
+    check_model_args(config.get('model_args', {}), ('num_classes', 'in_chans'))
     model = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
     error = golden_error(folder, model)
     if error is not None and not error <= TOLERANCE:

@@ -9,7 +9,7 @@ from typing import Iterable, Iterator, List, Optional, Sequence, Set, Tuple, Uni
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from .errors import UserError
+from .errors import ArgumentError, UserError
 
 __all__ = ['DataError', 'find_files', 'image_files', 'open_image', 'readable_suffixes']
 
@@ -83,14 +83,18 @@ def readable_suffixes() -> Set[str]:
     return {suffix for suffix, format in Image.registered_extensions().items() if decodes(format)}
 
 
-def image_files(paths: Iterable[Path]) -> List[Path]:
-    """The files named, and all image files below the folders named, hidden ones left out.
+def image_files(paths: Iterable[Union[str, Path]]) -> List[Path]:
+    """Return the files named, and all image files below the folders named, hidden ones left out.
 
     Raises:
+        UserError: A path is empty.
         DataError: A folder holds none.
     """
     suffixes, files = readable_suffixes(), []
     for path in paths:
+        if not str(path):
+            raise ArgumentError('paths', 'must not contain an empty path.')
+        path = Path(path)
         if path.is_dir():
             found = [file for file in find_files(path) if file.suffix.lower() in suffixes
                      and not any(part.startswith('.') for part in file.relative_to(path).parts)]

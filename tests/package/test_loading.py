@@ -1,11 +1,14 @@
 """Whatever file of weights convert reads, every command reads that takes --weights."""
+import argparse
 import json
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import save_file
 from support.published import (
@@ -21,11 +24,12 @@ from support.torch7_writer import write_torch7
 from test_cli import check_of, refusal, run
 from test_hub_convert import GLUON, GLUON_ARGS
 
+from timm_preact.data import CIFAR10_CLASSES, CIFAR100_CLASSES
 from timm_preact.errors import UserError
-from timm_preact.evaluation import eval_transform, load_model
+from timm_preact.evaluation import class_names, eval_transform, load_model, resolve_protocol
 from timm_preact.loading import find_name, load_into
 from timm_preact.preact_resnet import MODEL_ARGS, find_fitting
-from timm_preact.weights import CHECKSUMS, WeightsError, digest_of
+from timm_preact.weights import CHECKSUMS, WeightsError, digest_of, export_model, shipped_weights
 from timm_preact.weights.keymaps import from_ours
 from timm_preact.weights.sources import SOURCES
 
@@ -44,17 +48,19 @@ def pytorchcv(tmp_path_factory, sample):
 @pytest.mark.parametrize('kind', ['.pth', '.pth.zip'])
 def test_predict_and_evaluate_read_pytorchcvs_files(kind, pytorchcv, sample, npz_folder, tmp_path):
     file = pytorchcv.file if kind == '.pth.zip' else pytorchcv.file.parent / 'theirs.pth'
-    options = '--model', 'preact_resnet20_pcv', '--weights', file, '--json'
+    options = '--weights', file, '--json'
     image = Image.fromarray(sample.images[0])
     image.save(tmp_path / 'image.png')
-    (result,) = json.loads(run('predict', tmp_path / 'image.png', *options))
     transform = eval_transform(timm.create_model('preact_resnet20_pcv'))
     with torch.inference_mode():
         expected = pytorchcv.original(transform(image)[None]).softmax(1)[0]
-    best = result['predictions'][0]
-    assert best['class'] == sample.classes[expected.argmax()]
-    assert best['probability'] == pytest.approx(expected.max().item(), abs=1e-3)
-    assert json.loads(run('evaluate', '--data', npz_folder, *options))['images'] == 100
+    label = expected.argmax().item()
+    for name, label_name in (('preact_resnet20_pcv', str(label)), ('preact_resnet20_pcv.cifar10', sample.classes[label])):
+        (result,) = json.loads(run('predict', tmp_path / 'image.png', '--model', name, *options))
+        best = result['predictions'][0]
+        assert best['class'] == label_name
+        assert best['probability'] == pytest.approx(expected.max().item(), abs=1e-3)
+        assert json.loads(run('evaluate', '--model', name, '--data', npz_folder, *options))['images'] == 100
 
 
 def test_propagate_reads_pytorchcvs_file(pytorchcv):
@@ -190,7 +196,7 @@ def test_commands_find_the_name_of_a_file(akamaster, sample, npz_folder, tmp_pat
     transform = eval_transform(timm.create_model(AKAMASTER))
     with torch.inference_mode():
         expected = akamaster.original(transform(Image.fromarray(sample.images[0]))[None]).argmax()
-    assert scores[0][0] == sample.classes[expected]
+    assert scores[0][0] == str(expected.item())  # the tensors do not show on which ten classes they were trained
 
 
 def test_a_file_whose_classes_are_its_own_is_evaluated_without_being_told(npz_folder, tmp_path):
@@ -312,3 +318,191 @@ def test_every_name_has_tensors_that_find_it():
         if len(args['layers']) == 3:
             model = timm.create_model(name, device='meta', layers=(2, 2, 2))
             assert name in find_fitting(model.state_dict(), dict(layers=(2, 2, 2)))[0]
+
+
+# Class names
+
+ANIMALS = 'ant bee crab dove eel fox gnu hen ibis jay'.split()
+TRAIN_ARGS = dict(
+    model='preact_resnet20', data=None, data_dir='', dataset='', class_map='', train_split='train', num_classes=10,
+    in_chans=None, input_size=None, img_size=None, mean=None, std=None, interpolation='', crop_pct=None, gp=None,
+    model_kwargs={})
+
+
+def class_folders_of(folder, images):
+    """train/ and validation/ with a folder for each of ANIMALS."""
+    for split in ('train', 'validation'):
+        for name, image in zip(ANIMALS, images, strict=True):
+            (folder / split / name).mkdir(parents=True)
+            Image.fromarray(image).save(folder / split / name / 'image.png')
+    return folder
+
+
+def train_py(folder, net=None, **args):
+    """model_best.pth.tar and args.yaml, as timm's train.py writes them."""
+    folder.mkdir()
+    args = {**TRAIN_ARGS, **args}
+    (folder / 'args.yaml').write_text(yaml.safe_dump(args, default_flow_style=False))
+    net = net or timm.create_model('preact_resnet20', pretrained=True)
+    torch.save(dict(epoch=3, arch='preact_resnet20', state_dict=net.state_dict(), optimizer={}, version=2,
+                    args=argparse.Namespace(**args), metric=90.), folder / 'model_best.pth.tar')
+    return folder / 'model_best.pth.tar'
+
+
+def names_of(path, name='preact_resnet20', **kwargs):
+    return class_names(load_model(name, str(path), **kwargs))
+
+
+def test_a_checkpoint_of_train_py_has_the_classes_of_its_folders(sample, tmp_path):
+    """predict said airplane, convert wrote CIFAR-10's names, and evaluate refused these folders."""
+    data = class_folders_of(tmp_path / 'data', sample.images[::50])
+    weights = train_py(tmp_path / 'run', data_dir=str(data))
+    image = data / 'validation' / 'jay' / 'image.png'
+    (result,) = json.loads(run('predict', image, '--weights', weights, '--json'))
+    assert {guess['class'] for guess in result['predictions']} <= set(ANIMALS)
+    run('convert', weights, '--to', tmp_path / 'made')
+    config = json.loads((tmp_path / 'made' / 'config.json').read_text())
+    assert config['label_names'] == config['pretrained_cfg']['label_names'] == ANIMALS
+    for path in (weights, tmp_path / 'made'):
+        scored = json.loads(run('evaluate', '--weights', path, '--data', data / 'validation', '--json'))
+        assert list(scored['per_class']) == ANIMALS and scored['top1'] >= 80
+
+
+def test_names_come_from_the_most_explicit_source(sample, tmp_path):
+    data = class_folders_of(tmp_path / 'data', sample.images[::50])
+    weights = train_py(tmp_path / 'run', data_dir=str(data))
+    assert names_of(weights) == ANIMALS
+    assert names_of(weights, 'preact_resnet20.cifar10') == list(sample.classes)
+    reverse = [name.upper() for name in ANIMALS]
+    timm.models.save_for_hf(timm.create_model('preact_resnet20'), tmp_path / 'config')
+    config = json.loads((tmp_path / 'config' / 'config.json').read_text())
+    config['pretrained_cfg']['label_names'] = reverse
+    (weights.parent / 'config.json').write_text(json.dumps(config))
+    assert names_of(weights) == names_of(weights, 'preact_resnet20.cifar10') == reverse
+    (tmp_path / 'map.txt').write_text('\n'.join(map(str, range(10, 20))) + '\n')
+    assert names_of(weights, class_map=tmp_path / 'map.txt') == [str(i) for i in range(10, 20)]
+
+
+def test_a_bare_state_dict_has_numbers_unless_a_tag_or_its_checksum_names_the_data(sample, npz_folder, tmp_path):
+    model = timm.create_model('preact_resnet20', pretrained=True)
+    torch.save(model.state_dict(), tmp_path / 'w.pth')
+    assert names_of(tmp_path / 'w.pth') == [str(i) for i in range(10)]
+    assert names_of(tmp_path / 'w.pth', 'preact_resnet20.cifar10') == list(sample.classes)
+    assert json.loads(run('evaluate', '--data', npz_folder, '--weights', tmp_path / 'w.pth', '--json'))['top1'] == 89
+    for tag, names in (('mine', [str(i) for i in range(10)]), ('mine_cifar10', list(sample.classes))):
+        run('convert', tmp_path / 'w.pth', '--name', f'preact_resnet20.{tag}', '--to', tmp_path / tag)
+        assert names_of(tmp_path / tag) == names
+    file = tmp_path / 'copy.safetensors'
+    file.write_bytes(Path(shipped_weights('preact_resnet20.cifar10')).read_bytes())
+    assert find_name(file) == 'preact_resnet20.cifar10' and names_of(file) == list(sample.classes)
+
+
+def test_a_published_file_brings_the_config_of_its_tag(tmp_path):
+    file = tmp_path / 'copy.safetensors'
+    file.write_bytes(Path(shipped_weights('preact_resnet20.cifar100')).read_bytes())
+    model = load_model('preact_resnet20', str(file))
+    assert class_names(model) == list(CIFAR100_CLASSES)
+    assert model.pretrained_cfg['mean'] == timm.get_pretrained_cfg('preact_resnet20.cifar100').mean
+
+
+@pytest.mark.parametrize('dataset, names', [
+    ('hfds/uoft-cs/cifar10', CIFAR10_CLASSES), ('torch/cifar10', CIFAR10_CLASSES), ('hfds/lab/birds', None),
+    ('hfds/uoft-cs/cifar100', None)])  # which has 100
+def test_known_data_sets_of_train_py_name_the_classes(dataset, names, tmp_path):
+    weights = train_py(tmp_path / 'run', dataset=dataset)
+    assert names_of(weights) == list(names or map(str, range(10)))
+
+
+def test_a_parquet_folder_of_train_py_names_the_classes(parquet_folder, sample, tmp_path):
+    weights = train_py(tmp_path / 'run', dataset=f'hfds/{parquet_folder}')
+    assert names_of(weights) == list(sample.classes)
+    weights = train_py(tmp_path / 'other', dataset=f'hfds/{parquet_folder}', train_split='nothing')
+    assert names_of(weights) == [str(i) for i in range(10)]
+
+
+def test_the_class_map_of_train_py_counts_before_its_folders(sample, tmp_path):
+    data = class_folders_of(tmp_path / 'data', sample.images[::50])
+    (data / 'map.txt').write_text('\n'.join(ANIMALS[::-1]))
+    assert names_of(train_py(tmp_path / 'run', data_dir=str(data), class_map='map.txt')) == ANIMALS[::-1]
+    lost = train_py(tmp_path / 'lost', data_dir=str(data), class_map='map.pkl')
+    assert names_of(lost) == [str(i) for i in range(10)]
+
+
+def test_1000_classes_without_names_are_imagenets(tmp_path):
+    torch.save(timm.create_model('preact_resnet18').state_dict(), tmp_path / 'w.pth')
+    assert names_of(tmp_path / 'w.pth', 'preact_resnet18')[0].startswith('tench')
+
+
+@pytest.mark.parametrize('content, message', [
+    ('a\nb\n', '--class-map has 2 classes and'), ('a\n\nb', 'none empty and none twice'), ('', 'is not a class map'),
+    ('\n'.join('aabcdefghi'), 'none twice'), (b'\x80\x04}', 'is not a text file')])
+def test_a_class_map_that_does_not_fit_is_refused(content, message, tmp_path):
+    torch.save(timm.create_model('preact_resnet20').state_dict(), tmp_path / 'w.pth')
+    file = tmp_path / 'map.txt'
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    Image.new('RGB', (32, 32)).save(tmp_path / 'x.png')
+    for command in (['evaluate', '--weights', tmp_path / 'w.pth'],
+                    ['predict', tmp_path / 'x.png', '--weights', tmp_path / 'w.pth'],
+                    ['convert', tmp_path / 'w.pth', '--to', tmp_path / 'made']):
+        assert message in refusal(*command, '--class-map', file)
+
+
+def test_a_class_map_names_what_predict_prints(sample, tmp_path):
+    torch.save(timm.create_model('preact_resnet20', pretrained=True).state_dict(), tmp_path / 'w.pth')
+    (tmp_path / 'map.txt').write_text('\n'.join(ANIMALS))
+    Image.fromarray(sample.images[0]).save(tmp_path / 'image.png')
+    (result,) = json.loads(run('predict', tmp_path / 'image.png', '--weights', tmp_path / 'w.pth', '--class-map',
+                               tmp_path / 'map.txt', '--json'))
+    assert result['predictions'][0]['class'] == 'ant'
+    assert '--class-map requires --weights' in refusal('predict', tmp_path / 'image.png', '--class-map',
+                                                       tmp_path / 'map.txt')
+
+
+# How train.py made and tested a network
+
+
+def test_a_checkpoint_of_train_py_is_tested_as_it_was_trained(tmp_path):
+    args = dict(layers=[1, 1, 1], placement='orig')
+    model = timm.create_model('preact_resnet20', num_classes=7, in_chans=1, **args)
+    weights = train_py(
+        tmp_path / 'run', model, num_classes=7, in_chans=1, model_kwargs=args, input_size=[1, 48, 64], mean=[0.5],
+        std=[0.25], crop_pct=0.9, interpolation='bicubic')
+    loaded = load_model(find_name(weights), str(weights))
+    assert torch.equal(loaded.head.fc.weight, model.head.fc.weight)
+    protocol = resolve_protocol(loaded, use_test_size=True)
+    assert protocol == ((1, 48, 64), 'bicubic', (0.5,), (0.25,), 0.9, 'center')
+
+
+def test_args_yaml_tells_names_with_the_same_tensors_apart(tmp_path):
+    kwargs = dict(layers=[1, 1, 1])
+    model = timm.create_model('preact_resnet110_relu_only', **kwargs)
+    weights = train_py(tmp_path / 'run', model, model='preact_resnet110_relu_only', model_kwargs=kwargs)
+    assert find_name(weights) == 'preact_resnet110_relu_only'
+
+
+def test_args_yaml_of_another_network_is_left_alone(tmp_path):
+    weights = train_py(tmp_path / 'run', model='resnet50', num_classes=3, dataset='hfds/uoft-cs/cifar10')
+    model = load_model(find_name(weights), str(weights))
+    assert model.num_classes == 10 and class_names(model) == [str(i) for i in range(10)]
+
+
+@pytest.mark.parametrize('text, message', [
+    ('model: [', 'is not valid YAML'), ('- a list', "does not hold the arguments of timm's train.py"),
+    ('model: !!python/name:os.system', 'is not valid YAML'),
+    ('model: preact_resnet20\nmean: [a, b]', "does not hold the arguments of timm's train.py"),
+    ('model: preact_resnet20\nmodel_kwargs: {checkpoint_path: w.pth}', 'checkpoint_path is not an argument of')])
+def test_a_damaged_args_yaml_is_refused(text, message, tmp_path):
+    weights = train_py(tmp_path / 'run')
+    (tmp_path / 'run' / 'args.yaml').write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_into('preact_resnet20', weights)
+
+
+def test_a_config_without_a_test_size_has_none(tmp_path):
+    """The name's own, 320x320, was taken for a network trained on 48x64."""
+    name, args = 'preact_resnet101_orig', dict(layers=(1, 1, 1, 1), channels=(16, 16, 16, 16), num_classes=10)
+    model = timm.create_model(name, **args)
+    model.pretrained_cfg.update(input_size=(3, 48, 64), crop_pct=1.0, test_input_size=None, test_crop_pct=None)
+    export_model(model, tmp_path, args)
+    loaded = load_model(name, str(tmp_path))
+    assert resolve_protocol(loaded, use_test_size=True).as_evaluation() == dict(input_size=[48, 64], crop_pct=1.0)

@@ -20,7 +20,7 @@ LAYERS = [
     {'unit'},
     {'init'},
     {'weights', 'weights.*'},
-    {'preact_resnet'},
+    {'preact_resnet', 'train_args'},
     {'loading'},
     {'__init__', 'catalog', 'evaluation', 'inference', 'layers', 'picture', 'quantization'},
     {'benchmark', 'benchmark.*', 'card', 'demo', 'export', 'gradcam', 'propagation', 'propagation.*', 'scripts'},

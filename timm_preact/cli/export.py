@@ -5,7 +5,7 @@ from typing import Annotated, Optional
 import typer
 
 from ..errors import COUNT, UserError
-from .options import PATH, ImgSize, NumClasses, Weights
+from .options import PATH, ImgSize, NumClasses, Weights, check_used
 
 __all__ = ['export']
 
@@ -20,15 +20,16 @@ def export(
         num_classes: NumClasses = None,
         img_size: ImgSize = None,
         batch_size: Annotated[Optional[int], COUNT, typer.Option(
-            help='The only batch size to take; any if not given.')] = None,
+            help='The only batch size to take; any if not given. TorchScript takes any.')] = None,
         plain: Annotated[bool, typer.Option(
             '--plain', help='The network as trained, its BatchNorms not folded.')] = False,
         int8: Annotated[bool, typer.Option('--int8', help='ONNX in 8-bit integers; needs --data.')] = False,
         data: Annotated[Optional[str], typer.Option(
             help='For --int8: images to find the ranges of values on, as evaluate reads them.')] = None,
-        split: Annotated[str, typer.Option(help='For --int8: split of the data set.')] = 'train',
-        calibration_images: Annotated[int, COUNT, typer.Option(
-            help='For --int8: how many, evenly spread over the split.')] = 500,
+        split: Annotated[Optional[str], typer.Option(
+            help='For --int8: split of the data set, train if not given.')] = None,
+        calibration_images: Annotated[Optional[int], COUNT, typer.Option(
+            help='For --int8: how many, evenly spread over the split, 500 if not given.')] = None,
 ) -> None:
     """Write a network to a file that runs without this package, optimised for inference.
 
@@ -40,13 +41,14 @@ def export(
     from ..export import choose_format
     from ..export import export as write
     from ..inference import optimize
+    check_used('--int8', int8, split=split, calibration_images=calibration_images)
     if int8 != (data is not None):
         raise UserError('--data is what --int8 looks at: pass both or neither.')
     format = choose_format(to, format, batch_size, int8)
     net = evaluation.load_model(model, weights, num_classes=num_classes)
     protocol, images = evaluation.resolve_protocol(net, img_size), None
     if int8:
-        opened = evaluation.open_images(data, split, protocol.transform())
-        images, _ = opened.spread(calibration_images)
+        opened = evaluation.open_images(data, split or 'train', protocol.transform())
+        images, _ = opened.spread(calibration_images or 500)
     write(net if plain else optimize(net), to, format, protocol.input_size, batch_size, images)
     print(f'{to} holds {model} as {format}{" in int8" if int8 else ""}, {to.stat().st_size / 2 ** 20:.2f} MiB')

@@ -9,7 +9,22 @@ import typer
 
 from ..catalog import DEMO_MODEL
 from ..errors import COUNT, Range, UserError, check_device
-from .options import PATH, BatchSize, CropPct, Data, Device, ImgSize, Json, Match, Model, NumClasses, Split, Weights
+from .options import (
+    PATH,
+    BatchSize,
+    ClassMap,
+    CropPct,
+    Data,
+    Device,
+    ImgSize,
+    Json,
+    Match,
+    Model,
+    NumClasses,
+    Split,
+    Weights,
+    check_used,
+)
 from .screen import print_comparison, print_networks, print_predictions, print_scores, show_progress
 
 __all__ = ['demo', 'evaluate', 'list_models', 'predict']
@@ -32,6 +47,7 @@ def predict(
         images: Annotated[List[Path], typer.Argument(**PATH, help='Image files of any size, or folders of them.')],
         model: Model = None,
         weights: Weights = None,
+        class_map: ClassMap = None,
         top_k: Annotated[int, COUNT, typer.Option(help='Classes an image.')] = 5,
         cam: Annotated[Optional[Path], typer.Option(
             **PATH, help='Write a PNG of where the network looks in the only image (Grad-CAM).')] = None,
@@ -57,7 +73,8 @@ def predict(
     if stage is not None and not cam:
         raise UserError('--stage says what --cam draws: pass --cam too.')
     found = model or (find_name(weights, '--model') if weights else DEMO_MODEL)
-    net = evaluation.load_model(found, weights, where, as_in_file=model is None)
+    as_in_file = model is None or '.' not in model
+    net = evaluation.load_model(found, weights, where, as_in_file=as_in_file, class_map=class_map)
     results = evaluation.predict(net, files, top_k, where)
     if cam:
         gradcam.write_look(net, open_image(files[0]), cam, stage)
@@ -69,12 +86,13 @@ def predict(
 def evaluate(
         data: Data = None,
         model: Model = None,
-        split: Split = 'test',
+        split: Split = None,
         weights: Weights = None,
         against: Annotated[Optional[str], typer.Option(
             help='Name of a second network; if not given, the one that --against-weights fits.')] = None,
         against_weights: Annotated[Optional[str], typer.Option(help='Weights of the second network.')] = None,
         num_classes: NumClasses = None,
+        class_map: ClassMap = None,
         img_size: ImgSize = None,
         crop_pct: CropPct = None,
         batch_size: BatchSize = 250,
@@ -97,11 +115,16 @@ def evaluate(
     from ..data import load_sample
     from ..loading import find_name
     where = check_device(device)
+    check_used('--data', data, split=split)
+    check_used('--weights or --against-weights', weights or against_weights, class_map=class_map)
+    split = split or 'test'
     if model is None and weights is None:
         raise UserError('evaluate measures a network: name one by --model, or a file of weights by --weights.')
     as_in_file = model is None and num_classes is None
     model = model or find_name(weights, '--model')
-    net = evaluation.load_model(model, weights, where, num_classes, as_in_file=as_in_file)
+    net = evaluation.load_model(
+        model, weights, where, num_classes if weights or not against_weights else None, as_in_file=as_in_file,
+        class_map=class_map if weights else None)
     open_with = (partial(evaluation.Images, load_sample()) if data is None else
                  partial(evaluation.open_images, data, split))
     data = data or 'the sample in the package'
@@ -109,7 +132,9 @@ def evaluate(
         if img_size is not None or crop_pct is not None:
             raise UserError('--against tests each network at its own size: leave out --img-size and --crop-pct.')
         other = evaluation.load_model(
-            against or find_name(against_weights, '--against'), against_weights, where, as_in_file=against is None)
+            against or find_name(against_weights, '--against'), against_weights, where,
+            num_classes if against_weights else None, as_in_file=against is None and num_classes is None,
+            class_map=class_map if against_weights else None)
         found = evaluation.compare((net, other), open_with, batch_size, where, match=match)
         if as_json:
             print(json.dumps(dict(
@@ -137,16 +162,19 @@ def demo(
             'timm_preact_demo.png'),
         web: Annotated[bool, typer.Option(
             '--web', help="Open a page in place of that; needs pip install 'timm-preact[web]'.")] = False,
-        host: Annotated[str, typer.Option(help='For --web: the address to answer at.')] = '127.0.0.1',
-        port: Annotated[int, Range(least=1, most=65535), typer.Option(help='For --web: the port to answer at.')] = 7860,
+        host: Annotated[Optional[str], typer.Option(
+            help='For --web: the address to answer at, 127.0.0.1 if not given.')] = None,
+        port: Annotated[Optional[int], Range(least=1, most=65535), typer.Option(
+            help='For --web: the port to answer at, 7860 if not given.')] = None,
 ) -> None:
     """Run the network that ships with the package on real test images that ship with it; needs no network.
 
     Example: `timm-preact demo --web`
     """
+    check_used('--web', web, host=host, port=port)
     if web:
         from ..web import serve
-        return serve(host, port)
+        return serve(host or '127.0.0.1', port or 7860)
     from ..demo import run_demo
     start = time.perf_counter()
     scores = run_demo(output)

@@ -1,14 +1,14 @@
 """Options that several commands share, each with its help."""
 from pathlib import Path
-from typing import Annotated, List, Optional
+from typing import Annotated, Any, List, Optional
 
 import typer
 
-from ..errors import COUNT, SHARE
+from ..errors import COUNT, SHARE, ArgumentError
 
 __all__ = [
-    'PATH', 'BatchSize', 'CropPct', 'Data', 'Device', 'Folder', 'ImgSize', 'Json', 'Match', 'Model', 'ModelKwargs',
-    'NumClasses', 'Split', 'Weights',
+    'PATH', 'BatchSize', 'ClassMap', 'CropPct', 'Data', 'Device', 'Folder', 'ImgSize', 'Json', 'Match', 'Model',
+    'ModelKwargs', 'NumClasses', 'Split', 'Weights', 'check_used',
 ]
 
 
@@ -19,6 +19,22 @@ def parse_path(text: str) -> Path:
     return Path(text)
 
 
+def check_used(needed: str, is_given: Any, **arguments: Any) -> None:
+    """Check that arguments without effect are not given.
+
+    Args:
+        needed: Option without which they have no effect.
+        is_given: That option's value.
+        **arguments: Their values.
+
+    Raises:
+        ArgumentError: One is given, and the option is not.
+    """
+    for name, value in arguments.items():
+        if value is not None and not is_given:
+            raise ArgumentError(name, f'requires {needed}.')
+
+
 PATH = dict(parser=parse_path, metavar='PATH')  # of every option and argument that is a path
 
 Model = Annotated[Optional[str], typer.Option(
@@ -26,12 +42,17 @@ Model = Annotated[Optional[str], typer.Option(
 Weights = Annotated[Optional[str], typer.Option(
     help='Weights of your own: a file of any kind that convert reads, or a folder of train.cifar.')]
 NumClasses = Annotated[Optional[int], COUNT, typer.Option(help="Classes of weights of your own, where not the name's.")]
+ClassMap = Annotated[Optional[Path], typer.Option(
+    **PATH, help='Text file with the class names of weights of your own, one a line, in the order of the logits. If '
+                 "not given: those of the config.json or of timm's args.yaml beside the weights.")]
 ModelKwargs = Annotated[Optional[List[str]], typer.Option(
     help='An argument of the network, e.g. stride_on=1x1; may be repeated.')]
 Data = Annotated[Optional[str], typer.Option(
     help='Labelled images: folder of parquet or npz files or of images (a subfolder a class), .npz file, or Hub data '
          'set such as uoft-cs/cifar10.')]
-Split = Annotated[str, typer.Option(help='Split of the data set.')]
+Split = Annotated[Optional[str], typer.Option(
+    help='Split of --data, test if not given. An .npz file, or a folder that holds the folders of the classes, is one '
+         'split.')]
 ImgSize = Annotated[Optional[int], COUNT, typer.Option(help="Pixels a side of the images. Default: the model's own.")]
 CropPct = Annotated[Optional[float], SHARE, typer.Option(help='Crop as a share of the shorter side.')]
 BatchSize = Annotated[int, COUNT, typer.Option(help='Images a forward pass.')]

@@ -5,7 +5,7 @@ from typing import Annotated, List, Optional
 import typer
 
 from ..errors import COUNT, SEED, UserError, check_device, parse_model_kwargs
-from .options import PATH, Data, Device, ModelKwargs, NumClasses, Split, Weights
+from .options import PATH, Data, Device, ModelKwargs, NumClasses, Split, Weights, check_used
 from .screen import print_findings, print_units, show_progress
 
 __all__ = ['propagate']
@@ -17,7 +17,7 @@ def propagate(
         check: Annotated[bool, typer.Option(
             '--check', help='Say whether signal and gradient stay in a safe range; exit code 1 if not.')] = False,
         data: Data = None,
-        split: Split = 'test',
+        split: Split = None,
         batch_size: Annotated[int, COUNT, typer.Option(help='How many images, evenly spread over the split.')] = 32,
         weights: Weights = None,
         num_classes: NumClasses = None,
@@ -46,6 +46,9 @@ def propagate(
     from .. import propagation
     from ..evaluation import import_modules
     where, kwargs = check_device(device), parse_model_kwargs(model_kwargs or [], ['in_chans'])
+    check_used('--data', data, split=split)
+    if weights and pretrained:
+        raise UserError('--weights are measured in place of published ones: leave out --pretrained.')
     if num_classes is not None:
         kwargs['num_classes'] = num_classes
     if check and units:
@@ -55,7 +58,8 @@ def propagate(
         to.mkdir(parents=True, exist_ok=True)
     with show_progress(len(set(models)), 'propagate') as advance:
         findings = propagation.survey(
-            models, weights, pretrained, kwargs, data, split, batch_size, not evaluation, seed, where, advance)
+            models, weights, pretrained, kwargs, data, split or 'test', batch_size, not evaluation, seed, where,
+            advance)
     if check:
         for _, verdict in findings:
             print(verdict.sentence)

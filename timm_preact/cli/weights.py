@@ -4,8 +4,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from ..errors import UserError, check_device, parse_model_kwargs
-from .options import PATH, BatchSize, Data, Device, Folder, Match, ModelKwargs, Split
+from ..errors import check_device, parse_model_kwargs
+from .options import PATH, BatchSize, ClassMap, Data, Device, Folder, Match, ModelKwargs, Split, check_used
 
 __all__ = ['convert', 'publish', 'verify']
 
@@ -18,6 +18,7 @@ def convert(
         name: Annotated[Optional[str], typer.Option(
             help='For a file: the network, with a tag of your choice; without it, the one that fits.')] = None,
         license: Annotated[Optional[str], typer.Option(help='For a file: its licence, e.g. apache-2.0.')] = None,
+        class_map: ClassMap = None,
         model_kwargs: ModelKwargs = None,
 ) -> None:
     """Turn published weights, or a file, into verified safetensors with config, card and golden logits.
@@ -30,7 +31,7 @@ def convert(
     """
     from .. import hub
     from ..weights import read_config
-    sha256 = hub.convert(source, to, name, license, parse_model_kwargs(model_kwargs or []))
+    sha256 = hub.convert(source, to, name, license, parse_model_kwargs(model_kwargs or []), class_map)
     cfg = read_config(to / 'config.json')
     print(f'{to} holds {cfg["architecture"]}.{cfg["pretrained_cfg"]["tag"]}: '
           f'{", ".join(sorted(path.name for path in to.iterdir()))}; sha256 {sha256}')
@@ -39,7 +40,7 @@ def convert(
 def verify(
         folder: Folder,
         data: Data = None,
-        split: Split = 'test',
+        split: Split = None,
         batch_size: BatchSize = 50,
         match: Match = 'name',
         device: Device = 'cpu',
@@ -52,15 +53,14 @@ def verify(
     from .. import hub
     from ..evaluation import format_protocol
     where = check_device(device)
-    if record and data is None:
-        raise UserError('--record writes what is measured: name images by --data.')
+    check_used('--data', data, split=split, record=record or None)
     model = hub.verify_folder(folder)
     error = hub.golden_error(folder, model)
     replayed = 'no stored logits' if error is None else f'stored logits replayed within {error:.1e}'
     print(f'{folder} is whole: {model.pretrained_cfg["architecture"]}, {replayed}')
     if data is None:
         return
-    results = hub.measure(model, data, split, batch_size, where, match)
+    results = hub.measure(model, data, split or 'test', batch_size, where, match)
     for result in results:
         print(f'{format_protocol(result)}: ' + 'top-1 {top1:.2f} %, top-5 {top5:.2f} % of {images} images'
               .format_map(result))

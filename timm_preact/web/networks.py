@@ -9,7 +9,7 @@ import timm
 from torch import nn
 
 from ..catalog import MEASURED
-from ..errors import UserError, check_name, create_model
+from ..errors import UserError, check_model_args, check_name, create_model
 from ..evaluation import HUB, load_model
 from ..loading import find_name
 from ..weights import CHECKSUMS, WeightsError, read_config
@@ -90,6 +90,7 @@ def check_size(name: str, file: Path) -> None:
         WeightsError: config.json asks for one.
     """
     args = read_config(file.parent / 'config.json').get('model_args') or {}
+    check_model_args(args, ('num_classes', 'in_chans'))
     layers = args.get('layers', [])
     if len(json.dumps(args)) > 2000 or sum(layers) > MAX_UNITS:
         raise WeightsError(f'config.json asks for more than {MAX_UNITS} units: load it on a machine of your own.')

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from ..errors import UserError
+from ..errors import ArgumentError, UserError
 from ..files import write_atomically
 from .sources import SOURCES
 
@@ -115,19 +115,23 @@ def for_readers(config: Dict[str, Any]) -> Dict[str, Any]:
     return dict(config, **({'label_names': names} if names else {}), **({'model_args': args} if args else {}))
 
 
-def find_weights(path: Path) -> Path:
-    """The weight file that a path names: itself, or model.safetensors in a folder.
+def find_weights(path: Union[str, Path]) -> Path:
+    """Return the weight file that a path names: itself, or model.safetensors in a folder.
 
     Raises:
-        WeightsError: It does not exist.
+        UserError: The path is empty.
+        WeightsError: The file does not exist.
     """
+    if not str(path):
+        raise ArgumentError('weights', 'must not be empty.')
+    path = Path(path)
     file = path / 'model.safetensors' if path.is_dir() else path
     if not file.is_file():
         raise WeightsError(f'{file} does not exist: name a weight file or a folder with model.safetensors.')
     return file
 
 
-def read_weights(path: Path) -> Tuple[Dict[str, torch.Tensor], Dict[str, Any]]:
+def read_weights(path: Union[str, Path]) -> Tuple[Dict[str, torch.Tensor], Dict[str, Any]]:
     """State dict and config.json of weights that somebody saved; nothing is unpickled.
 
     Args:
