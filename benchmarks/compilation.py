@@ -6,12 +6,12 @@ import re
 import sys
 import tempfile
 from functools import partial
-from typing import Dict, Tuple
+from typing import Annotated, Dict, Tuple
 
 import typer
 
 from benchmarks.side_by_side import compare
-from timm_preact.errors import one_sentence_errors
+from timm_preact.errors import COUNT, one_sentence_errors
 from train.command import run_command
 
 BATCH = 16
@@ -39,7 +39,7 @@ print('seconds', seconds[0], seconds[1], statistics.median(seconds[2:]))
 
 
 @one_sentence_errors
-def main(rounds: int = typer.Option(3, help='Measurements of each.')) -> None:
+def main(rounds: Annotated[int, COUNT] = typer.Option(3, help='Measurements of each.')) -> None:
     """Measure training steps of preact_resnet164 and forward passes of preact_resnet1001, compiled and not.
 
     Batch 16, PyTorch's cache of compiled code empty before each.

@@ -13,7 +13,7 @@ import statistics
 import tempfile
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Annotated, Any, Callable, Dict, List
 
 import numpy as np
 import timm
@@ -26,7 +26,8 @@ from torch import nn
 
 import timm_preact  # noqa: F401
 from timm_preact.benchmark import seconds_per_call
-from timm_preact.errors import UserError, one_sentence_errors
+from timm_preact.cli.options import PATH
+from timm_preact.errors import COUNT, one_sentence_errors
 from timm_preact.figures import new_figure, save_figure
 from timm_preact.files import write_json
 from timm_preact.inference import optimize
@@ -163,13 +164,11 @@ def draw(result: Dict[str, Any], path: Path) -> None:
 
 @one_sentence_errors
 def main(
-        rounds: int = typer.Option(5, help='Measurements of each time.'),
-        threads: int = typer.Option(2, help='Threads of the CPU.'),
-        output: Path = typer.Option(places.BENCHMARKS, help='Folder for growth.json and growth.png.'),
+        rounds: Annotated[int, COUNT] = typer.Option(5, help='Measurements of each time.'),
+        threads: Annotated[int, COUNT] = typer.Option(2, help='Threads of the CPU.'),
+        output: Path = typer.Option(places.BENCHMARKS, **PATH, help='Folder for growth.json and growth.png.'),
 ) -> None:
     """Measure what depth costs on this machine's CPU: time to construct, load and run a network, memory to train it."""
-    if rounds < 1 or threads < 1:
-        raise UserError('--rounds and --threads are numbers from 1 on.')
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     load_before = os.getloadavg()[0]

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Annotated, Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
@@ -29,8 +29,9 @@ from timm_preact.benchmark import (
     select_installed,
     synchronize,
 )
+from timm_preact.cli.options import PATH
 from timm_preact.data import ImageSet, load_sample
-from timm_preact.errors import UserError, check_device, one_sentence_errors
+from timm_preact.errors import POSITIVE, UserError, check_device, one_sentence_errors
 from timm_preact.files import write_json
 from train import places, replicas
 from train.command import record_command
@@ -252,10 +253,11 @@ REPLICAS = ('cifar', 'tilings', 'placements')  # whose kernels a CPU interprets
 
 @one_sentence_errors
 def main(
-        to: Path = typer.Option(places.BENCHMARKS / 'gpu', help='Folder of the results, a JSON file a section.'),
+        to: Path = typer.Option(
+            places.BENCHMARKS / 'gpu', **PATH, help='Folder of the results, a JSON file a section.'),
         sections: str = typer.Option(','.join(SECTIONS), help='Which, in what order.'),
         small: bool = typer.Option(False, '--small', help='A rehearsal of everything on a CPU.'),
-        limit: float = typer.Option(1., help="Multiplies each section's time limit."),
+        limit: Annotated[float, POSITIVE] = typer.Option(1., help="Multiplies each section's time limit."),
         only: Optional[str] = typer.Option(None, hidden=True, help='The section that this process is.'),
 ) -> None:
     """Measure a card."""

@@ -3,7 +3,7 @@
     python -m benchmarks.imagenet           # needs pip install 'timm-preact[benchmark]'
 """
 from functools import partial
-from typing import Dict, List
+from typing import Annotated, Dict, List
 
 import timm
 import timm.optim
@@ -13,7 +13,7 @@ import typer
 
 from benchmarks.side_by_side import compare
 from timm_preact.benchmark import Peer, images_per_second
-from timm_preact.errors import check_name, one_sentence_errors
+from timm_preact.errors import COUNT, check_name, one_sentence_errors
 from train.run import local_device, peak_memory
 
 WARM_UP = 8  # steps before the clock runs: cuDNN chooses its algorithms
@@ -31,11 +31,11 @@ def main(
             ['preact_resnet152', 'preact_resnet200', 'resnetv2_152', 'pytorchcv:preresnet152b',
              'pytorchcv:preresnet200b'],
             '--model', help="timm's or our name, or pytorchcv:NAME; ours first."),
-        batch_size: int = typer.Option(128, help='Images a step.'),
-        image_size: int = typer.Option(224, help='Pixels a side.'),
+        batch_size: Annotated[int, COUNT] = typer.Option(128, help='Images a step.'),
+        image_size: Annotated[int, COUNT] = typer.Option(224, help='Pixels a side.'),
         device: str = typer.Option('cuda' if torch.cuda.is_available() else 'cpu', help='Where to train.'),
-        steps: int = typer.Option(20, help='Steps of a measurement.'),
-        rounds: int = typer.Option(3, help='Measurements of each.'),
+        steps: Annotated[int, COUNT] = typer.Option(20, help='Steps of a measurement.'),
+        rounds: Annotated[int, COUNT] = typer.Option(3, help='Measurements of each.'),
 ) -> None:
     """Measure steps as train.py takes them: SGD, --amp --amp-dtype bfloat16 --channels-last.
 

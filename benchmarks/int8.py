@@ -8,7 +8,7 @@ import statistics
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ import typer
 from torch.utils.data import DataLoader
 
 from timm_preact.benchmark import alternate, seconds_per_call
-from timm_preact.errors import UserError, one_sentence_errors
+from timm_preact.errors import COUNT, one_sentence_errors
 from timm_preact.evaluation import eval_transform, load_model, open_images
 from timm_preact.export import export
 from timm_preact.files import write_json
@@ -55,11 +55,9 @@ def measure_milliseconds(network: Any, images: np.ndarray) -> float:
 @one_sentence_errors
 def main(
         data: str = typer.Option(help='CIFAR-10 as train.cifar reads it.'),
-        rounds: int = typer.Option(7, help='Measurements of each time, in turn.'),
+        rounds: Annotated[int, COUNT] = typer.Option(7, help='Measurements of each time, in turn.'),
 ) -> None:
     """Measure errors of float32, bfloat16 and int8 on test images, and times of two of them in onnxruntime."""
-    if rounds < 1:
-        raise UserError(f'--rounds {rounds} measures nothing: choose 1 or more.')
     torch.set_num_threads(THREADS)
     model = load_model(MODEL)
     train, test = (open_images(data, split, eval_transform(model)) for split in ('train', 'test'))

@@ -5,12 +5,12 @@
 import re
 import sys
 from functools import partial
-from typing import Dict
+from typing import Annotated, Dict
 
 import typer
 
 from benchmarks.side_by_side import compare
-from timm_preact.errors import one_sentence_errors
+from timm_preact.errors import COUNT, one_sentence_errors
 from train.command import run_command
 
 MODEL, BATCH = 'preact_resnet1001', 32
@@ -33,7 +33,7 @@ print('measured', time.perf_counter() - start, resource.getrusage(resource.RUSAG
 
 
 @one_sentence_errors
-def main(rounds: int = typer.Option(3, help='Measurements of each.')) -> None:
+def main(rounds: Annotated[int, COUNT] = typer.Option(3, help='Measurements of each.')) -> None:
     """Measure seconds and the peak memory of both."""
     peaks: Dict[str, int] = {}
 

@@ -5,13 +5,14 @@
 """
 import sys
 from functools import partial
+from typing import Annotated
 
 import timm
 import typer
 
 from benchmarks.side_by_side import compare
 from timm_preact.benchmark import seconds_per_call
-from timm_preact.errors import UserError, one_sentence_errors
+from timm_preact.errors import COUNT, UserError, one_sentence_errors
 from train.command import run_command
 
 AFTER_TIMM = 'import time, timm; start = time.perf_counter(); import timm_preact; print(time.perf_counter() - start)'
@@ -22,7 +23,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 @app.command('creation')
 @one_sentence_errors
-def measure_creation(rounds: int = typer.Option(7, help='Measurements of each.')) -> None:
+def measure_creation(rounds: Annotated[int, COUNT] = typer.Option(7, help='Measurements of each.')) -> None:
     """Create preact_resnet1001, against pytorchcv's preresnet1001_cifar10 (the same network, on the CPU)."""
     try:
         from pytorchcv.model_provider import get_model
@@ -36,7 +37,7 @@ def measure_creation(rounds: int = typer.Option(7, help='Measurements of each.')
 
 @app.command('imports')
 @one_sentence_errors
-def measure_imports(rounds: int = typer.Option(9, help='Measurements of each.')) -> None:
+def measure_imports(rounds: Annotated[int, COUNT] = typer.Option(9, help='Measurements of each.')) -> None:
     """Measure what timm_preact adds to importing timm, and what the command line adds to that."""
     python = sys.executable
     compare('python -m benchmarks.startup', 'imports', 's', {

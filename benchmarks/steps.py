@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Tuple
+from typing import Annotated, Any, Callable, Dict, Iterable, Iterator, List, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ import typer
 from benchmarks.side_by_side import compare
 from timm_preact.benchmark import images_per_second, seconds_per_call
 from timm_preact.data import ImageSet, load_image_set
-from timm_preact.errors import one_sentence_errors
+from timm_preact.errors import COUNT, NOT_NEGATIVE, one_sentence_errors
 from train.batches import EpochPlan, error_on
 from train.recipe import RECIPES, Recipe, lr_at, parameter_groups
 from train.run import Run, local_device, peak_memory
@@ -97,10 +97,10 @@ def main(
         data: str = typer.Option(help='CIFAR-10 as train.cifar reads it.'),
         model: str = typer.Option('preact_resnet110', help='Registered name.'),
         device: str = typer.Option('cuda' if torch.cuda.is_available() else 'cpu', help='Where to train.'),
-        together: int = typer.Option(5, help='Runs at once.'),
-        steps: int = typer.Option(200, help='Steps of a measurement.'),
-        warm_up: int = typer.Option(WARM_UP, help='Steps before each.'),
-        rounds: int = typer.Option(3, help='Measurements of each.'),
+        together: Annotated[int, COUNT] = typer.Option(5, help='Runs at once.'),
+        steps: Annotated[int, COUNT] = typer.Option(200, help='Steps of a measurement.'),
+        warm_up: Annotated[int, NOT_NEGATIVE] = typer.Option(WARM_UP, help='Steps before each.'),
+        rounds: Annotated[int, COUNT] = typer.Option(3, help='Measurements of each.'),
         compile_model: bool = typer.Option(False, '--compile', help='Measure the compiled network too.'),
 ) -> None:
     """Measure steps of batch 128 by train.run, alone, together and compiled, and by a plain PyTorch loop.

@@ -10,14 +10,15 @@ import re
 import sys
 import tempfile
 from pathlib import Path
-from typing import Dict
+from typing import Annotated, Dict
 
 import numpy as np
 import typer
 
 from benchmarks.side_by_side import compare
+from timm_preact.cli.options import PATH
 from timm_preact.data import ImageSet, load_image_set
-from timm_preact.errors import one_sentence_errors
+from timm_preact.errors import COUNT, one_sentence_errors
 from timm_preact.scripts import find_script
 from train.command import run_command
 
@@ -43,8 +44,8 @@ def write_parquet(folder: Path, sets: Dict[str, ImageSet]) -> None:
 @one_sentence_errors
 def main(
         data: str = typer.Option(help='CIFAR-10 as train.cifar reads it.'),
-        timm_scripts: Path = typer.Option(help='Clone of huggingface/pytorch-image-models.'),
-        rounds: int = typer.Option(3, help='Measurements of each.'),
+        timm_scripts: Path = typer.Option(**PATH, help='Clone of huggingface/pytorch-image-models.'),
+        rounds: Annotated[int, COUNT] = typer.Option(3, help='Measurements of each.'),
 ) -> None:
     """Train preact_resnet20 on 3,840 images: train.cifar against timm's train.py.
 

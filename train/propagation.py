@@ -14,15 +14,16 @@ import operator
 import re
 import statistics
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Annotated, Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import timm
 import torch
 import typer
 
+from timm_preact.cli.options import PATH
 from timm_preact.data import ImageSet
-from timm_preact.errors import UserError, one_sentence_errors
+from timm_preact.errors import COUNT, SEED, UserError, one_sentence_errors
 from timm_preact.evaluation import Images, eval_transform, load_model
 from timm_preact.figures import new_figure, save_figure
 from timm_preact.files import write_atomically
@@ -79,11 +80,12 @@ def measure_row(row: Row, images: ImageSet, count: int, draws: int, run: Optiona
 def measure_rows(
         rows: List[str] = typer.Argument(help="Rows as train.tables list names them; '110-*' for all that begin so."),
         data: str = typer.Option(DATA_FOLDER, help='Folder with cifar10/ and cifar100/, or as train.tables reads it.'),
-        batch_size: int = typer.Option(32, min=1, help='Training images, evenly spread over the set.'),
-        draws: int = typer.Option(DRAWS, min=1, help='Draws of the initial weights, seeds 0 to N-1.'),
-        runs: Optional[Path] = typer.Option(None, help="Folder of train.tables' runs, to measure trained rows too."),
-        seed: int = typer.Option(0, help='Which run of a row, with --runs.'),
-        to: Path = typer.Option(PROPAGATION, help='Folder of the files.'),
+        batch_size: Annotated[int, COUNT] = typer.Option(32, help='Training images, evenly spread over the set.'),
+        draws: Annotated[int, COUNT] = typer.Option(DRAWS, help='Draws of the initial weights, seeds 0 to N-1.'),
+        runs: Optional[Path] = typer.Option(
+            None, **PATH, help="Folder of train.tables' runs, to measure trained rows too."),
+        seed: Annotated[int, SEED] = typer.Option(0, help='Which run of a row, with --runs.'),
+        to: Path = typer.Option(PROPAGATION, **PATH, help='Folder of the files.'),
 ) -> None:
     """Measure rows; a file that is there is written anew."""
     to.mkdir(parents=True, exist_ok=True)

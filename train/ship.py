@@ -17,6 +17,7 @@ import torch
 import typer
 from safetensors.torch import save
 
+from timm_preact.cli.options import PATH
 from timm_preact.errors import UserError, one_sentence_errors
 from timm_preact.evaluation import eval_transform, evaluate, load_model, open_images
 from timm_preact.files import write_atomically, write_json
@@ -79,7 +80,7 @@ def halve(state: Dict[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
 
 @one_sentence_errors
 def main(
-        run: Path = typer.Argument(help='Output folder of a finished run of train.cifar.'),
+        run: Path = typer.Argument(**PATH, help='Output folder of a finished run of train.cifar.'),
         tag: str = typer.Option(help=f'One of {", ".join(TAGS)}.'),
         data: str = typer.Option(help='The data it was tested on, as train.cifar reads it.'),
 ) -> None:

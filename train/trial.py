@@ -15,6 +15,7 @@ import torch
 import typer
 from PIL import Image
 
+from timm_preact.cli.options import PATH
 from timm_preact.data import ImageSet, load_image_set
 from timm_preact.errors import UserError, one_sentence_errors
 from timm_preact.files import write_json
@@ -73,7 +74,7 @@ def train(processes: int, arguments: List[str], scripts: Path, data: Path, outpu
 @one_sentence_errors
 def main(
         data: str = typer.Option(help='CIFAR-100 as train.cifar reads it.'),
-        timm_scripts: Path = typer.Option(help='Clone of huggingface/pytorch-image-models.'),
+        timm_scripts: Path = typer.Option(**PATH, help='Clone of huggingface/pytorch-image-models.'),
 ) -> None:
     """Train by the recipes with sizes changed, on 20 classes of 100 images."""
     scripts = timm_scripts.resolve()
