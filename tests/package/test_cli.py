@@ -152,7 +152,7 @@ def test_a_name_without_weights_says_which_have_some(npz_folder):
 
 def test_a_batch_size_of_0_is_refused(npz_folder):
     output = refusal('evaluate', '--model', 'preact_resnet20', '--data', npz_folder, '--batch-size', 0)
-    assert '--batch-size is 0: it must be above 0' in output
+    assert '--batch-size must be at least 1, got 0.' in output
 
 
 def test_data_with_other_classes_is_refused(tmp_path, sample):

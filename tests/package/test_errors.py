@@ -1,6 +1,7 @@
 """What a user can put right ends with one sentence and exit code 2, whichever command it is."""
 import inspect
 import json
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -12,8 +13,12 @@ from typer.testing import CliRunner
 
 from timm_preact import hub
 from timm_preact.cli import app
-from timm_preact.errors import RESERVED_ARGS
-from timm_preact.weights import WeightsError, read_checkpoint
+from timm_preact.data import load_image_set
+from timm_preact.errors import RESERVED_ARGS, UserError
+from timm_preact.evaluation import load_model, open_images
+from timm_preact.images import image_files
+from timm_preact.loading import find_name, load_into
+from timm_preact.weights import WeightsError, find_weights, read_checkpoint
 from train.cifar import app as train
 
 
@@ -48,23 +53,64 @@ def test_a_device_that_is_not_there_is_refused_by_every_command(device, image, n
 
 
 @pytest.mark.parametrize('options, sentence', [
-    (['--img-size', 0], '--img-size is 0: it must be above 0'), (['--img-size', -3], '--img-size is -3'),
-    (['--crop-pct', -1], '--crop-pct is -1.0: it must be above 0 and at most 1'),
-    (['--crop-pct', 0], '--crop-pct is 0.0'), (['--crop-pct', 'nan'], '--crop-pct is nan'),
-    (['--crop-pct', 2], '--crop-pct is 2.0'), (['--batch-size', -1], '--batch-size is -1')])
+    (['--img-size', 0], '--img-size must be at least 1, got 0.'), (['--img-size', -3], '--img-size must be at least 1'),
+    (['--crop-pct', -1], '--crop-pct must be above 0 and at most 1, got -1.0.'),
+    (['--crop-pct', 0], '--crop-pct must be'), (['--crop-pct', 'nan'], 'got nan.'), (['--crop-pct', 2], 'got 2.0.'),
+    (['--batch-size', -1], '--batch-size must be at least 1, got -1.')])
 def test_a_size_or_share_that_is_none_is_refused(options, sentence, npz_folder):
     assert sentence in refusal('evaluate', '--model', 'preact_resnet20', '--data', npz_folder, *options)
 
 
 @pytest.mark.parametrize('arguments, sentence', [
-    (['export', 'preact_resnet20', '--to', 'x.pt', '--img-size', 0], '--img-size is 0'),
-    (['export', 'preact_resnet20', '--to', 'x.pt', '--batch-size', 0], 'batch_size is 0'),
-    (['benchmark', 'preact_resnet20', '--batch-size', 0], '--batch-size is 0'),
-    (['benchmark', 'preact_resnet20', '--img-size', -1], '--img-size is -1'),
-    (['benchmark', 'preact_resnet20', '--threads', 0], '--threads is 0')])
+    (['export', 'preact_resnet20', '--to', 'x.pt', '--img-size', 0], '--img-size must be at least 1'),
+    (['export', 'preact_resnet20', '--to', 'x.pt', '--batch-size', 0],
+     '--batch-size must be at least 1'),
+    (['benchmark', 'preact_resnet20', '--batch-size', 0], '--batch-size must be at least 1'),
+    (['benchmark', 'preact_resnet20', '--img-size', -1], '--img-size must be at least 1, got -1'),
+    (['benchmark', 'preact_resnet20', '--threads', 0], '--threads must be at least 1')])
 def test_so_is_one_of_another_command(arguments, sentence, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert sentence in refusal(*arguments) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('arguments, sentence', [
+    (['evaluate', '--model', 'preact_resnet20', '--num-classes', 5],
+     '--num-classes is 5, and the weights of preact_resnet20 have 10 classes: leave it out'),
+    (['export', 'preact_resnet20', '--to', 'x.pt', '--num-classes', 5], '--num-classes is 5'),
+    (['export', 'preact_resnet20', '--to', 'x.pt', '--split', 'test'], '--split requires --int8.'),
+    (['export', 'preact_resnet20', '--to', 'x.pt', '--calibration-images', 9], '--calibration-images requires --int8.'),
+    (['evaluate', '--model', 'preact_resnet20', '--split', 'train'], '--split requires --data.'),
+    (['evaluate', '--model', 'preact_resnet20', '--class-map', 'map.txt'],
+     '--class-map requires --weights or --against-weights.'),
+    (['propagate', 'preact_resnet20', '--split', 'train'], '--split requires --data.'),
+    (['propagate', 'preact_resnet20', '--weights', 'w.pth', '--pretrained'], 'leave out --pretrained'),
+    (['verify', '.', '--record'], '--record requires --data.'),
+    (['verify', '.', '--split', 'test'], '--split requires --data.'),
+    (['demo', '--port', 80], '--port requires --web.'),
+    *((['convert', 'preact_resnet20.cifar10', '--to', 'made', *option], f'{option[0]} is for a weight file, and') for
+      option in (['--name', 'preact_resnet20.mine'], ['--license', 'mit'], ['--class-map', 'map.txt'],
+                 ['--model-kwargs', 'layers=[1, 1, 1]']))])
+def test_an_option_without_effect_is_refused(arguments, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert sentence in refusal(*arguments) and not list(tmp_path.iterdir())
+
+
+def test_the_number_of_classes_that_the_weights_have_may_be_given():
+    assert load_model('preact_resnet20', num_classes=10).num_classes == 10
+
+
+@pytest.mark.parametrize('read', [
+    lambda: load_image_set('', 'test'), lambda: open_images('', 'test', None), lambda: image_files(['']),
+    lambda: find_weights(''), lambda: find_name(''), lambda: load_into('preact_resnet20', ''),
+    lambda: hub.convert('', Path('made'))])
+def test_an_empty_path_is_not_the_current_folder(read, tmp_path, monkeypatch):
+    """pathlib.Path('') is the current folder, here one that each of these could read."""
+    monkeypatch.chdir(tmp_path)
+    hub.export_model(timm.create_model('preact_resnet20'), tmp_path)
+    (tmp_path / 'class').mkdir()
+    Image.new('RGB', (32, 32)).save(tmp_path / 'class' / 'image.png')
+    with pytest.raises(UserError, match='empty'):
+        read()
 
 
 # Arguments of the model

@@ -169,7 +169,7 @@ def test_exporting_changes_nothing_about_the_model(tmp_path):
     ('net.onnx', dict(format='aoti'), 'ends in .pt2'),
     ('net.onnx', dict(format='caffe'), 'choose onnx, torch-export, aoti, torchscript'),
     ('no/such/folder/net.onnx', {}, 'is no folder'),
-    ('net.onnx', dict(batch_size=0), 'batch_size is 0: it must be above 0'),
+    ('net.onnx', dict(batch_size=0), 'batch_size must be at least 1, got 0'),
 ])
 def test_what_cannot_be_written_is_refused_and_leaves_nothing(name, kwargs, sentence, tmp_path):
     model, _ = network('preact_resnet20')

@@ -55,7 +55,8 @@ def test_predict_and_evaluate_read_pytorchcvs_files(kind, pytorchcv, sample, npz
     with torch.inference_mode():
         expected = pytorchcv.original(transform(image)[None]).softmax(1)[0]
     label = expected.argmax().item()
-    for name, label_name in (('preact_resnet20_pcv', str(label)), ('preact_resnet20_pcv.cifar10', sample.classes[label])):
+    names = {'preact_resnet20_pcv': str(label), 'preact_resnet20_pcv.cifar10': sample.classes[label]}
+    for name, label_name in names.items():
         (result,) = json.loads(run('predict', tmp_path / 'image.png', '--model', name, *options))
         best = result['predictions'][0]
         assert best['class'] == label_name
