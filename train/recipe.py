@@ -1,13 +1,16 @@
 """How a network is trained on CIFAR: the paper's recipe, its released code's, and ours."""
 from dataclasses import dataclass, replace
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Annotated, Any, Dict, List, Optional, Tuple, get_args, get_type_hints
 
 import torch
 
-from timm_preact.errors import UserError
+from timm_preact.errors import COUNT, NOT_NEGATIVE, POSITIVE, ArgumentError, Range, UserError, check_ranges
 
 __all__ = ['RECIPES', 'Recipe', 'average_decay', 'choose_recipe', 'complete_recipe', 'count_steps', 'lr_at',
            'parameter_groups']
+
+SCHEDULES = ('step', 'linear')
+MEANS = ('pixel', 'channel')
 
 
 @dataclass(frozen=True)
@@ -36,26 +39,39 @@ class Recipe:
         alternate_flips: Flip an image in every other epoch, half of them in the first; False flips by chance.
         average: Memory of the moving average of the weights and running statistics that is tested and kept, as a share
             of the run; 0 tests and keeps the last ones.
+
+    Raises:
+        ArgumentError: A value is out of its range, or is not one of the choices.
     """
-    iterations: int = 64_000
-    epochs: Optional[float] = None
-    batch_size: int = 128
-    bn_group: Optional[int] = None
-    lr: float = 0.1
-    warmup_lr: Optional[float] = None
-    warmup: float = 0
+    iterations: Annotated[int, COUNT] = 64_000
+    epochs: Annotated[Optional[float], POSITIVE] = None
+    batch_size: Annotated[int, COUNT] = 128
+    bn_group: Annotated[Optional[int], COUNT] = None
+    lr: Annotated[float, POSITIVE] = 0.1
+    warmup_lr: Annotated[Optional[float], POSITIVE] = None
+    warmup: Annotated[float, NOT_NEGATIVE] = 0
     schedule: str = 'step'
-    milestones: Tuple[float, ...] = (0.5, 0.75)
-    momentum: float = 0.9
+    milestones: Annotated[Tuple[float, ...], Range(least=0, most=1)] = (0.5, 0.75)
+    momentum: Annotated[float, Range(least=0, below=1)] = 0.9
     nesterov: bool = False
-    weight_decay: float = 1e-4
+    weight_decay: Annotated[float, NOT_NEGATIVE] = 1e-4
     decay_all: bool = False
     mean: str = 'channel'
-    label_smoothing: float = 0.
-    translate: int = 4
-    cutout: int = 0
+    label_smoothing: Annotated[float, Range(least=0, most=1)] = 0.
+    translate: Annotated[int, NOT_NEGATIVE] = 4
+    cutout: Annotated[int, NOT_NEGATIVE] = 0
     alternate_flips: bool = False
-    average: float = 0.
+    average: Annotated[float, Range(least=0, most=1)] = 0.
+
+    def __post_init__(self):
+        check_ranges(Recipe, vars(self))
+        for name, hint in get_type_hints(Recipe).items():
+            value = getattr(self, name)
+            if int in (hint, *get_args(hint)) and not isinstance(value, (int, type(None))):
+                raise ArgumentError(name, f'must be a whole number, got {value!r}.')
+        for name, choices in (('schedule', SCHEDULES), ('mean', MEANS)):
+            if getattr(self, name) not in choices:
+                raise ArgumentError(name, f'must be one of {", ".join(choices)}, got {getattr(self, name)!r}.')
 
 
 RECIPES: Dict[str, Recipe] = {
@@ -94,16 +110,6 @@ def choose_recipe(recipe: str = 'paper', **given: Any) -> Recipe:
     given = {key: value for key, value in given.items() if value is not None}
     if 'epochs' in given and 'iterations' in given:
         raise UserError('--epochs and --iterations say the same: give one of them.')
-    if given.get('mean') not in (None, 'pixel', 'channel'):
-        raise UserError(f"--mean {given['mean']} is not known: choose pixel or channel.")
-    for key in ('epochs', 'iterations', 'batch_size', 'lr', 'bn_group'):
-        if given.get(key, 1) <= 0:
-            raise UserError(f"--{key.replace('_', '-')} is {given[key]}: it must be above 0.")
-    for key in ('weight_decay', 'warmup', 'translate', 'cutout', 'average'):
-        if given.get(key, 0) < 0:
-            raise UserError(f"--{key.replace('_', '-')} is {given[key]}: it must not be below 0.")
-    if given.get('average', 0) > 1:
-        raise UserError(f"--average is {given['average']}: it is a share of the run, 1 at most.")
     if 'iterations' in given:
         given['epochs'] = None
     return replace(RECIPES[recipe], **given)
