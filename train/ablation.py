@@ -18,14 +18,14 @@ from contextlib import closing
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Annotated, Any, Dict, List, Optional, Tuple
 
 import torch
 import typer
 from timm.utils import ModelEmaV3
 
 from timm_preact.data import ImageSet, load_image_set
-from timm_preact.errors import UserError, one_sentence_errors
+from timm_preact.errors import COUNT, UserError, one_sentence_errors
 from timm_preact.files import write_json
 from timm_preact.provenance import quote_command
 from train.batches import Batches, error_on
@@ -81,7 +81,7 @@ def train(change: str, epochs: int, seed: int, data: str, count: int, command: s
     settings = dict(model=MODEL, model_kwargs={}, seed=seed, amp=False, data=[images.sha256, others.sha256])
     recipe = choose_recipe(**{**BASE, 'epochs': epochs, **CHANGES[change][1]})
     with tempfile.TemporaryDirectory() as folder, closing(Run(
-            settings, recipe, images, few, Path(folder), torch.device('cpu'))) as run:
+            settings, recipe, images, few, Path(folder), torch.device('cpu'), command=command)) as run:
         averages = {memory: ModelEmaV3(run.model, average_decay(replace(recipe, average=memory), run.total))
                     for memory in MEMORIES}
         while run.state == 'running':
@@ -89,7 +89,7 @@ def train(change: str, epochs: int, seed: int, data: str, count: int, command: s
             for average in averages.values():
                 average.update(run.model)
         batches = Batches(others, recipe, run.train_batches.mean, run.train_batches.std, run.device)
-        result = run.result(command, change=change, validation_error=error_on(run.kept, batches), averaged={
+        result = run.result(change=change, validation_error=error_on(run.kept, batches), averaged={
             str(memory): error_on(average.module, batches) for memory, average in averages.items()})
     write_json(locate(change, epochs, seed), {key: value for key, value in result.items() if key != 'test_error'})
     return f"{change}, seed {seed}: {result['validation_error']:.2f} %, {result['train_seconds']:.0f} s"
@@ -142,10 +142,10 @@ def format_ablation() -> str:
 def main(
         changes: Optional[List[str]] = typer.Argument(None, help=f'Of {", ".join(CHANGES)}; without any, all.'),
         data: str = typer.Option(help='CIFAR-10 as train.cifar reads it.'),
-        images: int = typer.Option(10_000, help='How many of the training images.'),
-        epochs: int = typer.Option(20, help='How often each is seen.'),
-        seeds: int = typer.Option(3, help='Runs of each change.'),
-        together: int = typer.Option(2, help='Processes, of one thread each.'),
+        images: Annotated[int, COUNT] = typer.Option(10_000, help='How many of the training images.'),
+        epochs: Annotated[int, COUNT] = typer.Option(20, help='How often each is seen.'),
+        seeds: Annotated[int, COUNT] = typer.Option(3, help='Runs of each change.'),
+        together: Annotated[int, COUNT] = typer.Option(2, help='Processes, of one thread each.'),
 ) -> None:
     """Train what has no file yet, the first seed of every change first."""
     ABLATION.mkdir(parents=True, exist_ok=True)

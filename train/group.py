@@ -55,7 +55,6 @@ class Group:
             self.net.expand()()
         for run in runs:
             run.group = self
-            run.ways.add('triton')
         self.found: Optional[Tuple[List[int], List[float]]] = None
 
     def on_stream(self) -> AbstractContextManager:
@@ -98,6 +97,7 @@ class Group:
             for run in self.runs:
                 run.step += 1
         for run in self.runs:
+            run.record_step('triton')
             run.after_step(checkpoint_every)
 
     def bring_up_to_date(self, run: 'Run') -> None:

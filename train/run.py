@@ -9,7 +9,10 @@ get alone.
 """
 import csv
 import fcntl
+import functools
+import hashlib
 import io
+import json
 import math
 import os
 import resource
@@ -18,7 +21,7 @@ import time
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Set
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
 import torch
 import torch.distributed as dist
@@ -29,9 +32,9 @@ from safetensors.torch import save
 from timm.utils import ModelEmaV3
 
 from timm_preact.data import ImageSet
-from timm_preact.errors import UserError, check_device, create_model
+from timm_preact.errors import ArgumentError, UserError, check_device, check_model_args, create_model
 from timm_preact.files import write_atomically, write_json
-from timm_preact.provenance import find_commit, record
+from timm_preact.provenance import record
 from timm_preact.weights import export_model
 from train.batches import Batches, EpochPlan, channel_statistics, error_on
 from train.figures import plot_run
@@ -39,9 +42,14 @@ from train.group import Group, crews_of
 from train.places import ROOT
 from train.recipe import Recipe, average_decay, complete_recipe, count_steps, lr_at, parameter_groups
 
-__all__ = ['FolderTaken', 'Run', 'local_device', 'peak_memory', 'train_together']
+__all__ = ['ALLOW_CHANGES', 'FolderTaken', 'Run', 'check_pretrained', 'local_device', 'peak_memory', 'read_checkpoint',
+           'train_together']
 
 EAGER_STEPS = 3  # before a capture: cuDNN chooses its algorithms, the allocator finds its sizes
+# Fields of a session that change the result. A run is continued with equal ones, unless changes are allowed.
+CONDITIONS = ('processes', 'bn_group', 'amp', 'device', 'compile', 'capture')
+ALLOW_CHANGES = ('Continue although processes, BatchNorm groups, number type, device, --compile or --capture differ '
+                 'from the checkpoint; run.json records each part.')
 
 
 class FolderTaken(UserError):
@@ -52,7 +60,8 @@ class Run:
     """One training run with all its state: what a checkpoint holds, and how a step changes it.
 
     Args:
-        settings: `model`, `model_kwargs`, `seed`, `amp`, and `data`, the two sha256 of the images.
+        settings: `model`, `model_kwargs`, `seed`, `amp`, `data`, the two sha256 of the images, and `pretrained`, the
+            name with tag of the weights to fine-tune from, False by default.
         recipe: How it is trained.
         train: Training images.
         test: Test images.
@@ -60,6 +69,9 @@ class Run:
         device: Where it trains.
         compile_model: torch.compile the network.
         capture: Capture the step as a CUDA graph; on a GPU, in a run of one process.
+        command: The command that trains it, for the record.
+        allow_changes: Continue a checkpoint although processes, BatchNorm groups, number type, device, compilation or
+            capture differ from those that trained it.
 
     Attributes:
         state: 'running', 'finished', 'diverged' or 'cut'; `error` is the sentence that says why, where it needs one.
@@ -68,16 +80,26 @@ class Run:
         together: The most runs that trained beside it, itself included.
         joins: Whether it may train as a replica, in one launch with others.
         group: What takes its steps then; `model` is brought up to date when it is looked at.
-        ways: By what it was trained: 'pytorch', its modules, or 'triton', the kernels for replicas.
+        process: What a session records of this process: `command`, `hardware`, `environment`, `versions`, `commit`,
+            `trainer_sha256`, and the `CONDITIONS`. `bn_group` is the number of images that share BatchNorm statistics.
+        sessions: A dict for each process that trained steps, and for each backend of it: `first_step`, counted from 0,
+            `process`, `trained_by` (its backend: 'pytorch', the modules, or 'triton', the kernels for replicas),
+            `precision`, `together` and `peak_memory_bytes`.
+        session: The entry of this process; None before its first step.
 
     Raises:
         FolderTaken: Another process trains in `output`.
-        UserError: The images, the batch and the network do not fit each other, or the checkpoint is another run's.
+        UserError: The images, the batch and the network do not fit each other, or the checkpoint belongs to another
+            run or to other conditions.
     """
 
     def __init__(self, settings: Dict[str, Any], recipe: Recipe, train: ImageSet, test: ImageSet, output: Path,
-                 device: torch.device, compile_model: bool = False, capture: bool = True):
-        self.settings, self.recipe, self.output, self.device = settings, recipe, output, device
+                 device: torch.device, compile_model: bool = False, capture: bool = True, command: str = '',
+                 allow_changes: bool = False):
+        self.settings = {'pretrained': False, **settings}
+        self.recipe, self.output, self.device = recipe, output, device
+        check_model_args(self.settings['model_kwargs'])
+        check_pretrained(self.settings, recipe)
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self.steps_per_epoch = len(train.labels) // recipe.batch_size
         if self.steps_per_epoch == 0 or recipe.batch_size % self.world:
@@ -90,13 +112,18 @@ class Run:
             raise UserError('every test image is a training image: give the test split, or the error says nothing.')
         self.total = count_steps(recipe, len(train.labels))
         if self.total < 1:
-            raise UserError(f'{recipe.epochs} epochs are no step: train for longer.')
+            raise UserError(f'{recipe.epochs} epochs are less than one step. Increase --epochs.')
         self.share = recipe.batch_size // self.world
+        self.bn_group = recipe.bn_group or self.share
+        if self.share % self.bn_group:
+            raise ArgumentError(
+                'bn_group', f'must divide the batch of a process ({self.share} images), got {self.bn_group}.')
+        check_network(self.settings, len(train.classes), self.bn_group, train.images.shape[1:3])
         self.state, self.error, self.together = 'running', None, 1
         self.joins = capture and not compile_model
         self.group: Optional[Group] = None
-        self.ways: Set[str] = set()
-        self.commit = find_commit(ROOT)  # what trains it, whatever the clone becomes meanwhile
+        self.sessions: List[Dict[str, Any]] = []
+        self.session: Optional[Dict[str, Any]] = None
         self.step = 0
         self.history: List[Dict[str, float]] = []
         self.seconds = 0.  # of this epoch, up to `since`, when the clock was last read
@@ -106,22 +133,29 @@ class Run:
             self.make_model(train)
             self.place_data(train, test)
             self.make_step(compile_model, capture)
-            self.resume()
+            self.process = dict(
+                record(command, device, clone=ROOT), trainer_sha256=trainer_sha256(), processes=self.world,
+                bn_group=self.bn_group, amp=self.settings['amp'], device=device.type, compile=compile_model,
+                capture=None if self.stream is None else self.capture)
+            self.resume(allow_changes)
         except BaseException:
             self.release()
             raise
         self.since = time.perf_counter()
 
     def make_model(self, train: ImageSet) -> None:
-        """The network, its initial weights drawn from the seed."""
-        name, kwargs = self.settings['model'], self.settings['model_kwargs']
+        """Create the network, initialised from the seed, or with pretrained weights if no checkpoint replaces them."""
+        pretrained = self.settings['pretrained']
         torch.manual_seed(self.settings['seed'])
-        self.model = create_model(name, num_classes=len(train.classes), **kwargs)
+        self.model = create_model(
+            pretrained or self.settings['model'], num_classes=len(train.classes), **self.settings['model_kwargs'],
+            pretrained=bool(pretrained) and not (self.output / 'checkpoint.pt').exists())
         self.model.to(self.device, memory_format=torch.channels_last).train()
 
     def place_data(self, train: ImageSet, test: ImageSet) -> None:
         """All images on the device, and how they are normalised in the model's config."""
-        mean, std = channel_statistics(train.images)
+        cfg = self.model.pretrained_cfg
+        mean, std = (cfg['mean'], cfg['std']) if self.settings['pretrained'] else channel_statistics(train.images)
         pixel = self.recipe.mean == 'pixel'
         self.mean_image = torch.from_numpy(train.images.mean(0) / 255).float() if pixel else None
         std = [1., 1., 1.] if pixel else std
@@ -159,12 +193,14 @@ class Run:
             torch.cuda.synchronize(self.device)  # what the default stream made is there for the run's own
 
     def describe(self, data: ImageSet, mean: List[float], std: List[float]) -> None:
-        """Let the model's config say what it is trained on."""
+        """Set in the model's config what it is trained on; it is tested on whole images of the same size."""
         cfg = self.model.pretrained_cfg
         if cfg.get('label_names') != data.classes:
             cfg.pop('tag', None)
+        for key in ('test_input_size', 'test_crop_pct'):
+            cfg.pop(key, None)
         cfg.update(num_classes=len(data.classes), label_names=data.classes, mean=tuple(mean), std=tuple(std),
-                   input_size=(3, *data.images.shape[1:3]))
+                   input_size=(3, *data.images.shape[1:3]), crop_pct=1.0)
 
     def on_stream(self) -> AbstractContextManager:
         if self.group is not None:
@@ -214,8 +250,7 @@ class Run:
         """Forward, backward and update on this process's share of the batch, from device tensors alone."""
         x, y = self.train_batches.train(self.plan, self.place + self.places)
         self.optimizer.zero_grad()
-        size = self.recipe.bn_group or self.share
-        for part, target in zip(x.split(size), y.split(size), strict=True):
+        for part, target in zip(x.split(self.bn_group), y.split(self.bn_group), strict=True):
             with torch.autocast(self.device.type, torch.bfloat16) if self.settings['amp'] else nullcontext():
                 logits = self.forward(part)
             loss = F.cross_entropy(logits.float(), target, label_smoothing=self.recipe.label_smoothing)
@@ -230,8 +265,25 @@ class Run:
         """One step, and what is due after it."""
         with self.on_stream():
             self.train_step()
-        self.ways.add('pytorch')
+        self.record_step('pytorch')
         self.after_step(checkpoint_every)
+
+    def record_step(self, backend: str) -> None:
+        """Add an entry to `sessions` after the first step of this process, or of another backend."""
+        if self.session is None or self.session['trained_by'] != [backend]:
+            self.session = dict(first_step=self.step - 1, **self.process, trained_by=[backend],
+                                precision=precision_of(self.settings['amp'], [backend]))
+            self.sessions.append(self.session)
+
+    def update_session(self) -> None:
+        """Set what changes while this process trains."""
+        if self.session is not None:
+            self.session.update(together=self.together, peak_memory_bytes=peak_memory(self.device))
+
+    @property
+    def ways(self) -> Set[str]:
+        """The backends that trained it."""
+        return {backend for session in self.sessions for backend in session['trained_by']}
 
     def after_step(self, checkpoint_every: int = 0) -> None:
         """A look at the loss, the epoch's end, a checkpoint."""
@@ -301,13 +353,14 @@ class Run:
         """Write everything that the rest of the run depends on."""
         self.read_clock()
         self.bring_up_to_date()
+        self.update_session()
         if self.rank == 0:
             buffer = io.BytesIO()
             with self.on_stream():
                 torch.save(dict(
                     settings=self.settings, recipe=asdict(self.recipe), step=self.step, history=self.history,
                     seconds=self.seconds, loss_sum=self.loss_sum, model=self.model.state_dict(),
-                    momentum=self.momentum(), ways=sorted(self.ways),
+                    momentum=self.momentum(), sessions=self.sessions,
                     average=None if self.average is None else self.average.module.state_dict(),
                 ), buffer)
             write_atomically(self.output / 'checkpoint.pt', buffer.getvalue())
@@ -317,42 +370,61 @@ class Run:
         state = self.optimizer.state
         return {name: state[parameter]['momentum_buffer'] for name, parameter in self.model.named_parameters()}
 
-    def resume(self) -> None:
-        """Take up the checkpoint in the output folder, if there is one."""
-        path = self.output / 'checkpoint.pt'
-        if not path.exists():
+    def resume(self, allow_changes: bool = False) -> None:
+        """Continue from the checkpoint in the output folder, if there is one. Every process of a run compares it.
+
+        Raises:
+            UserError: It belongs to another run, or to other conditions, which are not allowed to change.
+        """
+        state = read_checkpoint(self.output)
+        if state is None:
+            if (self.output / 'run.json').exists():
+                raise ArgumentError('output', f'{self.output} holds a finished run (run.json) without its '
+                                              f'checkpoint.pt: choose another folder.')
             return
-        try:
-            state = torch.load(path, map_location='cpu', weights_only=True)
-            settings, recipe, step, history, seconds, loss_sum, model, momentum = (state[key] for key in (
-                'settings', 'recipe', 'step', 'history', 'seconds', 'loss_sum', 'model', 'momentum'))
-        except Exception as e:  # torch and zipfile raise a dozen classes for a file that is no checkpoint
-            raise UserError(f'{path} is no checkpoint of train.cifar: remove it or choose another folder.') from e
-        if settings != self.settings or complete_recipe(recipe) != asdict(self.recipe):
-            raise UserError(f'{path} belongs to a run with other settings: choose another folder or remove it.')
-        self.step, self.history, self.seconds = step, history, seconds
-        self.ways = set(state.get('ways', ['pytorch'] if step else []))  # the modules, before there were kernels
-        self.loss_sum.copy_(loss_sum)
-        self.model.load_state_dict(model)
+        differences = list_differences(identify(state['settings'], state['recipe']),
+                                       identify(self.settings, asdict(self.recipe)))
+        if differences:
+            raise ArgumentError('output', f'{self.output} holds another run ({differences}): choose another folder.')
+        self.step, self.history, self.seconds = state['step'], state['history'], state['seconds']
+        self.sessions = state['sessions']
+        if self.step == self.total:
+            self.state = 'finished'
+        elif self.sessions and not allow_changes:
+            self.check_conditions(self.sessions[-1])
+        self.loss_sum.copy_(state['loss_sum'])
+        self.model.load_state_dict(state['model'])
         if self.average is not None:
             self.average.module.load_state_dict(state['average'])
         for name, buffer in self.momentum().items():
-            buffer.copy_(momentum[name])
-        if self.step == self.total:
-            self.state = 'finished'
+            buffer.copy_(state['momentum'][name])
 
-    def result(self, command: str, **facts: Any) -> Dict[str, Any]:
-        """What a result file holds: settings, outcome, curve, and what it ran on.
+    def check_conditions(self, last: Dict[str, Any]) -> None:
+        """Refuse to continue the last session of a checkpoint under conditions that change the result."""
+        known = [key for key in CONDITIONS if last.get(key) is not None and self.process[key] is not None]
+        differences = list_differences(*({key: facts[key] for key in known} for facts in (last, self.process)))
+        if differences:
+            command = f'`{last["command"]}`' if last.get('command') else 'the command that began it'
+            raise UserError(f'{self.output} was trained under other conditions ({differences}): continue it by '
+                            f'{command}, or pass --allow-changes.')
+
+    def result(self, **facts: Any) -> Dict[str, Any]:
+        """Return the content of a result file: settings, outcome, curve, and the sessions that trained it.
+
+        Facts of a process, such as `hardware`, are those of the last session; `trained_by` is of all sessions.
 
         Args:
-            command: What trains it.
-            facts: What else it should say, first.
+            facts: Further entries, which come first.
         """
+        self.update_session()
+        sessions = self.sessions or [self.process]
+        process = {'hardware': 'unknown', **sessions[-1]}  # an older checkpoint does not record it
         last = self.history[-1] if self.history else {}
         return dict(
             **facts,
-            **dict(record(command, self.device, seed=self.settings['seed'], clone=ROOT), commit=self.commit),
-            **{key: self.settings[key] for key in ('model', 'model_kwargs')},
+            **{key: process.get(key) for key in (
+                'command', 'hardware', 'environment', 'versions', 'commit', 'trainer_sha256')},
+            **{key: self.settings[key] for key in ('seed', 'model', 'model_kwargs', 'pretrained')},
             state=self.state,
             error=self.error,
             recipe=asdict(self.recipe),
@@ -362,25 +434,32 @@ class Run:
             train_loss=last.get('train_loss'),
             images_per_second=last.get('images_per_second'),
             train_seconds=round(sum(row['seconds'] for row in self.history), 1),
-            processes=self.world,
-            together=self.together,
-            precision='float32' if not self.settings['amp'] else (
-                'bfloat16 activations' if 'triton' in self.ways else 'bfloat16 autocast'),
+            processes=process.get('processes'),
+            together=max(session.get('together', 1) for session in sessions),
+            precision=process.get('precision') or precision_of(self.settings['amp'], []),
             trained_by=sorted(self.ways),
-            peak_memory_bytes=peak_memory(self.device),
+            peak_memory_bytes=max(session.get('peak_memory_bytes', 0) for session in sessions) or None,
+            sessions=self.sessions,
             data=dict(zip(('train_sha256', 'test_sha256'), self.settings['data'], strict=True),
                       classes=self.model.num_classes),
             curve=self.history,
         )
 
+    @property
+    def has_result(self) -> bool:
+        """True if the run is finished and its result is written."""
+        return self.state == 'finished' and (self.output / 'run.json').exists()
+
     def finish(self, **facts: Any) -> Dict[str, Any]:
-        """Write the weights, the result and the curves; returns the result."""
+        """Write the weights, the curves and the result, unless the result is there; returns the result."""
+        if self.has_result:
+            return json.loads((self.output / 'run.json').read_text())
         if self.mean_image is not None:
             write_atomically(self.output / 'mean_image.safetensors', save({'mean_image': self.mean_image}))
         sha256 = export_model(self.kept, self.output, self.settings['model_kwargs'])
         result = self.result(**facts, weights_sha256=sha256)
-        write_json(self.output / 'run.json', result)
         plot_run(result, self.output / 'curves.png')
+        write_json(self.output / 'run.json', result)  # last: it marks a finished run
         return result
 
     def close(self) -> None:
@@ -401,13 +480,103 @@ def lock_folder(folder: Path) -> io.IOBase:
         FolderTaken: Another process has it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = open(folder / '.lock', 'w')
+    lock = open(folder / '.lock', 'a')
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as e:
         lock.close()
         raise FolderTaken(f'another process trains in {folder}: wait for it, or choose another folder.') from e
     return lock
+
+
+def read_checkpoint(folder: Path) -> Optional[Dict[str, Any]]:
+    """Read the checkpoint in the folder of a run; None if there is none.
+
+    An older checkpoint has no `sessions`. It gets an entry with what is known of the steps so far.
+
+    Raises:
+        UserError: The file is not a checkpoint of train.cifar.
+    """
+    path = folder / 'checkpoint.pt'
+    if not path.exists():
+        return None
+    try:
+        found = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
+        state = {key: found[key] for key in (
+            'settings', 'recipe', 'step', 'history', 'seconds', 'loss_sum', 'model', 'momentum')}
+        amp, backends = state['settings']['amp'], found.get('ways', ['pytorch'])
+        known = dict(first_step=0, amp=amp, trained_by=backends, precision=precision_of(amp, backends))
+        state.update(
+            settings={'pretrained': False, **state['settings']}, recipe=complete_recipe(state['recipe']),
+            average=found.get('average'), sessions=found.get('sessions', [known] if state['step'] else []))
+    except Exception as e:  # torch and zipfile raise many classes for a file that is not a checkpoint
+        raise UserError(f'{path} is not a checkpoint of train.cifar: remove it or choose another folder.') from e
+    return state
+
+
+def identify(settings: Dict[str, Any], recipe: Dict[str, Any]) -> Dict[str, Any]:
+    """Return what makes a run the same run: settings and recipe without the number type."""
+    train, test = (sha256[:12] for sha256 in settings['data'])
+    return {**{key: value for key, value in settings.items() if key not in ('amp', 'data')}, **recipe,
+            'training images': train, 'test images': test}
+
+
+def list_differences(before: Dict[str, Any], now: Dict[str, Any]) -> str:
+    """List the values that differ: 'seed 0 before and 1 now, ...'."""
+    return ', '.join(f'{key} {before.get(key)} before and {now.get(key)} now' for key in {**before, **now}
+                     if before.get(key) != now.get(key))
+
+
+def precision_of(amp: bool, backends: Sequence[str]) -> str:
+    """Return the number type of the activations."""
+    return 'float32' if not amp else 'bfloat16 activations' if 'triton' in backends else 'bfloat16 autocast'
+
+
+@functools.lru_cache
+def trainer_sha256() -> str:
+    """Return the SHA-256 of the sources that a run depends on besides the package's, one after the other."""
+    sources = [(ROOT / 'train' / name).read_bytes() for name in (
+        'batches.py', 'group.py', 'recipe.py', 'replicas.py', 'run.py')]
+    return hashlib.sha256(b''.join(sources)).hexdigest()
+
+
+def check_network(settings: Dict[str, Any], classes: int, images: int, size: Tuple[int, int]) -> None:
+    """Check by a forward pass on the meta device that the network can be trained on groups of so many images.
+
+    Raises:
+        UserError: A map becomes too small, BatchNorm gets one value of a channel, or there is not a logit a class.
+    """
+    name = settings['model']
+    kwargs = {key: value for key, value in settings['model_kwargs'].items() if key != 'compile_units'}
+    model = create_model(name, device='meta', num_classes=classes, **kwargs).train()
+    group = f'{images} image{"s" * (images > 1)} of {size[0]}x{size[1]} pixels'
+    try:
+        with torch.no_grad():
+            shape = tuple(model(torch.empty(images, 3, *size, device='meta')).shape)
+    except (RuntimeError, ValueError) as e:
+        raise UserError(f'{name} cannot be trained on groups of {group} ({e}): use larger images, or a larger batch or '
+                        f'--bn-group.') from e
+    if shape != (images, classes):
+        raise UserError(f'{name} returns logits of shape {shape} for {group} and {classes} classes: correct '
+                        f'--model-kwargs.')
+
+
+def check_pretrained(settings: Dict[str, Any], recipe: Recipe) -> None:
+    """Check that a run which starts from pretrained weights has their network and their kind of normalisation.
+
+    Raises:
+        UserError: The recipe subtracts the mean image, or tensors differ in more than the classifier.
+    """
+    name, kwargs = settings['pretrained'], settings['model_kwargs']
+    if not name:
+        return
+    if recipe.mean != 'channel':
+        raise ArgumentError('mean', f"must be 'channel' with --pretrained, got {recipe.mean!r}.")
+    networks = (create_model(name, device='meta', **args) for args in ({}, kwargs))
+    published, ours = ({key: tensor.shape for key, tensor in net.state_dict().items()} for net in networks)
+    if published != ours:
+        raise UserError(f'the weights of {name} do not fit a network with {kwargs}: leave out --pretrained or these '
+                        f'--model-kwargs.')
 
 
 def train_together(runs: Iterable[Run], together: int = 1, checkpoint_every: int = 0,

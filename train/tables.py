@@ -18,7 +18,6 @@ A row of the small copy has 20 layers and 4 epochs: it shows which of the paper'
 never mixed with the paper's.
 """
 import functools
-import hashlib
 import json
 import math
 import os
@@ -28,13 +27,14 @@ import sys
 import time
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Annotated, Any, Dict, Iterator, List, Optional, Tuple
 
 import torch
 import typer
 
+from timm_preact.cli.options import PATH
 from timm_preact.data import ImageSet, load_image_set
-from timm_preact.errors import UserError, one_sentence_errors
+from timm_preact.errors import COUNT, UserError, one_sentence_errors
 from timm_preact.files import write_atomically, write_json
 from timm_preact.kernels import has_triton
 from train.evidence import (
@@ -49,12 +49,12 @@ from train.evidence import (
     select_panels,
 )
 from train.figures import plot_comparisons
-from train.places import RESULTS, ROOT
+from train.places import RESULTS
 from train.recipe import choose_recipe
 from train.rows import CIFAR, DATA, FIGURES, ROWS, SMALL_FIGURES, Row
-from train.run import FolderTaken, Run, local_device, train_together
+from train.run import ALLOW_CHANGES, FolderTaken, Run, local_device, read_checkpoint, train_together
 
-__all__ = ['DATA_FOLDER', 'app', 'command_of', 'data_of', 'load_sets', 'order_of', 'rows_named', 'share_of']
+__all__ = ['DATA_FOLDER', 'Campaign', 'app', 'command_of', 'data_of', 'load_sets', 'order_of', 'rows_named', 'share_of']
 
 DATA_FOLDER = 'data'
 
@@ -133,6 +133,7 @@ class Campaign:
         together: How many runs train at a time.
         compile_model: torch.compile the networks.
         capture: Capture steps as CUDA graphs.
+        allow_changes: Continue checkpoints that were trained under other conditions, see `train.run.Run`.
 
     Attributes:
         left: Why runs were not begun: other processes train them.
@@ -140,19 +141,54 @@ class Campaign:
     """
 
     def __init__(self, data: str, runs: Path, results: Path, device: torch.device, together: int, compile_model: bool,
-                 capture: bool):
+                 capture: bool, allow_changes: bool = False):
         self.data, self.runs, self.results, self.device, self.together = data, runs, results, device, together
-        self.compile_model, self.capture = compile_model, capture
+        self.compile_model, self.capture, self.allow_changes = compile_model, capture, allow_changes
         self.opened: Dict[Run, Tuple[str, int]] = {}
         self.left: List[UserError] = []
         self.failed: List[str] = []
-        self.sources = dict(trainer_sha256=trainer_sha256())
 
     def has_ended(self, key: str, seed: int) -> bool:
-        try:
-            return bool(read_result(locate_result(self.results, key, seed)))
-        except ValueError:
-            return False
+        """Return True if the run has a result on these images.
+
+        Raises:
+            UserError: It has one on other images.
+        """
+        source, found = data_of(ROWS[key], self.data), []
+        for cut in (True, False):
+            path = locate_result(self.results, key, seed, cut)
+            try:
+                result = read_result(path)
+            except ValueError:
+                continue
+            hashes = [result['data'][name] for name in ('train_sha256', 'test_sha256')]
+            if hashes != load_sets(source)[2]:
+                raise UserError(f'{path} was measured on other images{find_data(result)} than --data {source}: choose '
+                                f'another --results.')
+            found.append(not cut)
+        return any(found)
+
+    def check_data(self, todo: List[Tuple[str, int]]) -> None:
+        """Check that results and checkpoints of runs are of these images.
+
+        Raises:
+            UserError: One is of other images.
+        """
+        for key, seed in todo:
+            self.has_ended(key, seed)
+            folder, source = self.locate_run(key, seed), data_of(ROWS[key], self.data)
+            try:
+                state = read_checkpoint(folder)
+            except UserError:  # reported when the run is opened
+                continue
+            if state is not None and state['settings']['data'] != load_sets(source)[2]:
+                last = state['sessions'][-1] if state['sessions'] else {}
+                raise UserError(f'{folder} was trained on other images{find_data(last)} than --data {source}: choose '
+                                f'another --runs.')
+
+    def locate_run(self, key: str, seed: int) -> Path:
+        """Locate the folder of a run."""
+        return self.runs / f'{key}.seed{seed}'
 
     def open(self, key: str, seed: int) -> Run:
         """The run, from its checkpoint if there is one."""
@@ -161,8 +197,11 @@ class Campaign:
         if self.results == RESULTS and hashes != CIFAR[row.data]:
             raise UserError(f'{data_of(row, self.data)} is not {row.data}: name a folder of its own by --results.')
         settings = dict(model=row.model, model_kwargs=row.model_kwargs, seed=seed, amp=True, data=hashes)
-        return Run(settings, choose_recipe(**row.options), train, test, self.runs / f'{key}.seed{seed}', self.device,
-                   self.compile_model, self.capture)
+        output = self.locate_run(key, seed)
+        extra = ('--compile',) * self.compile_model + ('--no-capture',) * (not self.capture)
+        command = ['python', '-m', 'train.cifar', *command_of(key, seed, self.data, output, extra)]
+        return Run(settings, choose_recipe(**row.options), train, test, output, self.device, self.compile_model,
+                   self.capture, shlex.join(command), self.allow_changes)
 
     def missing(self, todo: List[Tuple[str, int]]) -> Iterator[Run]:
         """Those that have not ended, each made when it is asked for."""
@@ -188,12 +227,9 @@ class Campaign:
         self.failed.append(sentence)
 
     def record(self, run: Run, key: str, seed: int) -> None:
-        """Write the result file."""
-        extra = ('--compile',) * self.compile_model + ('--no-capture',) * (not self.capture)
-        facts = dict(
-            row=key, **self.sources, recipe_name=ROWS[key].options['recipe'],
-            command=shlex.join(['python', '-m', 'train.cifar', *command_of(key, seed, self.data, run.output, extra)]))
-        result = run.finish(**facts) if run.state == 'finished' else run.result(**facts)
+        """Write the result file; that of a finished run is what its run.json holds."""
+        facts = dict(row=key, recipe_name=ROWS[key].options['recipe'])
+        result = {**facts, **(run.finish(**facts) if run.state == 'finished' else run.result(**facts))}
         cut = locate_result(self.results, key, seed, cut=True)
         path = cut if run.state == 'cut' else locate_result(self.results, key, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -216,14 +252,14 @@ class Campaign:
         return began
 
 
-def trainer_sha256() -> str:
-    """Of the sources that a run depends on beside the package's, one after the other."""
-    sources = [(ROOT / 'train' / name).read_bytes() for name in (
-        'batches.py', 'group.py', 'recipe.py', 'replicas.py', 'run.py')]
-    return hashlib.sha256(b''.join(sources)).hexdigest()
+def find_data(facts: Dict[str, Any]) -> str:
+    """Find what --data was in the command of a result or a session, as a part of a sentence."""
+    match = re.search(r'--data[= ](\S+)', facts.get('command') or '')
+    return f' (--data {match[1]})' if match else ''
 
 
-RESULTS_OPTION = typer.Option(RESULTS, '--results', help='Folder of the result files (in its tables/) and the report.')
+RESULTS_OPTION = typer.Option(
+    RESULTS, '--results', **PATH, help='Folder of the result files (in its tables/) and the report.')
 
 
 @app.command('list')
@@ -244,29 +280,29 @@ def list_rows(results: Path = RESULTS_OPTION) -> None:
 def run_rows(
         rows: List[str] = typer.Argument(None, help="Rows as list names them; '20-*' for all that begin so."),
         every: bool = typer.Option(False, '--all', help='All rows, the most telling first.'),
-        seeds: int = typer.Option(PAPER_RUNS, help='Seeds 0 to N-1 of each row; what is there is not run again.'),
-        together: int = typer.Option(1, help='Runs to train at once on the device.'),
+        seeds: Annotated[int, COUNT] = typer.Option(
+            PAPER_RUNS, help='Seeds 0 to N-1 of each row; what is there is not run again.'),
+        together: Annotated[int, COUNT] = typer.Option(1, help='Runs to train at once on the device.'),
         budget: Optional[str] = typer.Option(None, help='Stop after 90s, 25m or 2h; run again to go on.'),
         share: Optional[str] = typer.Option(None, help="K/N: every N-th run from the K-th; else torchrun's rank."),
         data: str = typer.Option(DATA_FOLDER, help='Folder with cifar10/ and cifar100/, or see above.'),
-        runs: Path = typer.Option(Path('runs/tables'), help='Where runs keep their checkpoints.'),
+        runs: Path = typer.Option(Path('runs/tables'), **PATH, help='Where runs keep their checkpoints.'),
         results: Path = RESULTS_OPTION,
         device: str = typer.Option('cuda' if torch.cuda.is_available() else 'cpu', help='Where to train.'),
         compile_model: bool = typer.Option(False, '--compile', help='torch.compile the networks.'),
         capture: bool = typer.Option(True, help='On a GPU, capture the step as a CUDA graph and replay it.'),
+        allow_changes: bool = typer.Option(False, '--allow-changes', help=ALLOW_CHANGES),
 ) -> None:
     """Run what is missing of rows, a seed of each before the next seed; where seeds train as one, as many as do."""
     if every == bool(rows):
         raise UserError('name rows, or all of them by --all.')
-    for option, value in (('--seeds', seeds), ('--together', together)):
-        if value < 1:
-            raise UserError(f'{option} is {value}: it must be above 0.')
     keys = list(ROWS) if every else rows_named(rows)
     where = local_device(device)
     as_one = capture and not compile_model and has_triton(where)
     todo = order_of(keys, seeds, together if as_one else 1, share_of(share))
     deadline = time.monotonic() + parse_seconds(budget) if budget else math.inf
-    campaign = Campaign(data, runs, results.resolve(), where, together, compile_model, capture)
+    campaign = Campaign(data, runs, results.resolve(), where, together, compile_model, capture, allow_changes)
+    campaign.check_data(todo)
     began = campaign.train(todo, deadline)
     if campaign.failed:
         raise UserError(f'{len(campaign.failed)} runs could not be trained, the first: {campaign.failed[0]}')

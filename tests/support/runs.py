@@ -13,6 +13,15 @@ def ends(*runs, **options):
     return list(train_together(iter(runs), len(runs), **options))
 
 
+def cut(run, steps):
+    """Train a run for some steps, save it and let go of its folder, which is returned."""
+    for _ in range(steps):
+        run.advance()
+    run.save()
+    run.close()
+    return run.output
+
+
 def cut_after(steps, run):
     """Train a run as a replica for some steps, save it and let go of its folder."""
     group, = crews_of([run])

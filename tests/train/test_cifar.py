@@ -1,10 +1,12 @@
 """The CIFAR trainer: recipes, augmentation, exact resumption, and many processes."""
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +14,16 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file
-from support.runs import TINY
+from support.runs import TINY, cut
 from typer.testing import CliRunner
 
+from timm_preact.data import load_image_set
+from timm_preact.errors import ArgumentError
 from timm_preact.evaluation import eval_transform, evaluate, load_model, open_images
 from train.batches import Batches, EpochPlan, channel_statistics
-from train.cifar import app
-from train.recipe import RECIPES, choose_recipe, lr_at
+from train.cifar import app, find_launcher
+from train.recipe import RECIPES, Recipe, choose_recipe, lr_at
+from train.run import Run, read_checkpoint
 
 ROOT = Path(__file__).parents[2]
 
@@ -178,26 +183,145 @@ def test_a_finished_run_leaves_a_model_that_timm_loads_and_evaluates_to_the_digi
         assert evaluate(net, images).error == pytest.approx(run['test_error'], abs=1e-9)
 
 
+def content(folder):
+    """Every file with the time of its last change."""
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+
+
+def test_a_finished_run_is_not_touched(small_folder, finished, monkeypatch):
+    before = content(finished)
+    monkeypatch.setattr(sys, 'argv', ['train.cifar', 'another', 'command'])
+    for options in ((), ('--no-amp',)):
+        result = CliRunner().invoke(app, arguments(small_folder, finished, '--epochs', '3', *options))
+        error = json.loads(before['run.json'][0])['test_error']
+        assert result.stdout == f'{finished} is finished: test error {error:.2f} % after 30 steps (run.json).\n'
+        assert result.exit_code == 0 and content(finished) == before
+
+
+def test_a_run_killed_before_its_result_was_written_is_completed_by_what_trained_it(
+        small_folder, finished, tmp_path, monkeypatch):
+    for name in ('checkpoint.pt', 'log.csv'):
+        shutil.copy(finished / name, tmp_path / name)
+    monkeypatch.setattr(sys, 'argv', ['train.cifar', 'another', 'command'])
+    train(small_folder, tmp_path, '--epochs', '3')
+    completed, whole = (json.loads((folder / 'run.json').read_text()) for folder in (tmp_path, finished))
+    session, = completed['sessions']
+    assert completed['command'] == session['command'] == whole['command'] != 'python -m train.cifar another command'
+    assert completed['peak_memory_bytes'] == session['peak_memory_bytes']
+    assert completed['weights_sha256'] == whole['weights_sha256'] and completed['curve'] == whole['curve']
+    assert (tmp_path / 'curves.png').exists()
+
+
+def test_a_run_of_two_processes_is_not_continued_by_one(small_folder, tmp_path):
+    """It would change BatchNorm's groups from 16 to 32 images."""
+    options = ['--iterations', '2000', '--checkpoint-every', '2', '--no-amp']
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2',
+         '-m', 'train.cifar', *arguments(small_folder, tmp_path, *options)],
+        cwd=ROOT, env=dict(os.environ, OMP_NUM_THREADS='1'), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (tmp_path / 'checkpoint.pt').exists():
+        time.sleep(0.05)
+    process.terminate()  # torchrun ends its workers
+    process.wait()
+    before = read_checkpoint(tmp_path)
+    sentence = refusal(small_folder, tmp_path, *options)
+    assert '(processes 2 before and 1 now, bn_group 16 before and 32 now): continue it by `torchrun' in sentence
+    assert f"`{before['sessions'][0]['command']}`" in sentence
+    settings, recipe = before['settings'], Recipe(**before['recipe'])
+    sets = [load_image_set(small_folder, split) for split in ('train', 'test')]
+    with closing(Run(settings, recipe, *sets, tmp_path, torch.device('cpu'), allow_changes=True)) as run:
+        run.advance()
+        assert [(session['first_step'], session['processes'], session['bn_group']) for session in run.sessions] == [
+            (0, 2, 16), (before['step'], 1, 32)]
+
+
+def test_the_recorded_command_starts_as_many_processes_again(monkeypatch):
+    assert find_launcher() == 'python -m train.cifar'
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '2')
+    assert find_launcher() == 'torchrun --nproc-per-node 2 -m train.cifar'
+    monkeypatch.setenv('WORLD_SIZE', '16')
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '8')
+    monkeypatch.setenv('GROUP_WORLD_SIZE', '2')
+    assert find_launcher() == 'torchrun --nnodes 2 --nproc-per-node 8 -m train.cifar'
+
+
+# Fine-tuning
+
+
+def fine_tune(data, output, *options):
+    return CliRunner().invoke(app, [
+        'preact_resnet20', '--pretrained', '--recipe', 'modern', '--data', str(data), '--output', str(output),
+        '--batch-size', '20', '--lr', '0.0001', *options], catch_exceptions=False)
+
+
+def test_fine_tuning_starts_from_the_weights_of_the_name_and_their_normalisation(npz_folder, tmp_path):
+    assert fine_tune(npz_folder, tmp_path, '--iterations', '2').exit_code == 0
+    result = json.loads((tmp_path / 'run.json').read_text())
+    cfg = json.loads((tmp_path / 'config.json').read_text())['pretrained_cfg']
+    assert result['pretrained'] == 'preact_resnet20.cifar10' and result['test_error'] < 30
+    assert cfg['mean'] == [0.4914, 0.4822, 0.4465] and cfg['std'] == [0.247, 0.2435, 0.2616]
+    images = open_images(str(npz_folder), 'test', eval_transform(load_model('preact_resnet20', str(tmp_path))))
+    assert evaluate(load_model('preact_resnet20', str(tmp_path)), images).error == pytest.approx(result['test_error'])
+
+
+def test_fine_tuning_adapts_the_classifier_to_the_data(npz_folder, tmp_path):
+    data = tmp_path / 'two'
+    data.mkdir()
+    for split in ('train', 'test'):
+        images = load_image_set(npz_folder, split)
+        np.savez(data / f'{split}.npz', images=images.images, labels=images.labels % 2, classes=np.array(['a', 'b']))
+    assert fine_tune(data, tmp_path / 'run', '--iterations', '1').exit_code == 0
+    tuned, published = load_model('preact_resnet20', str(tmp_path / 'run')), load_model('preact_resnet20')
+    assert tuned.num_classes == 2
+    torch.testing.assert_close(tuned.stem.conv.weight, published.stem.conv.weight, rtol=0, atol=1e-3)
+
+
+def test_a_network_without_weights_is_refused_before_data_are_read(tmp_path):
+    result = CliRunner().invoke(app, [
+        'preact_resnet110', '--pretrained', '--recipe', 'modern', '--data', 'nobody/nothing', '--output',
+        str(tmp_path / 'run')], catch_exceptions=False)
+    assert result.exit_code == 2
+    assert result.stderr.startswith('error: preact_resnet110.cifar10 has no published weights')
+    assert result.stderr.count('\n') == 1 and not (tmp_path / 'run').exists()
+
+
+def test_a_run_is_resumed_without_the_weights_that_it_began_with(small_folder, tmp_path):
+    """These are published on the Internet; nothing fetches them here."""
+    sets = [load_image_set(small_folder, split) for split in ('train', 'test')]
+    settings = dict(model='preact_resnet20_pcv', model_kwargs={}, seed=0, amp=False, data=[s.sha256 for s in sets])
+    recipe = choose_recipe('modern', batch_size=32, iterations=2)
+    cut(Run(settings, recipe, *sets, tmp_path, torch.device('cpu')), 1)
+    state = torch.load(tmp_path / 'checkpoint.pt', weights_only=True)
+    state['settings']['pretrained'] = 'preact_resnet20_pcv.cifar10'
+    torch.save(state, tmp_path / 'checkpoint.pt')
+    result = CliRunner().invoke(app, [
+        'preact_resnet20_pcv', '--pretrained', '--recipe', 'modern', '--data', str(small_folder), '--output',
+        str(tmp_path), '--batch-size', '32', '--iterations', '2', '--no-amp'], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+
+
 def test_the_log_has_a_row_an_epoch(finished):
     lines = (finished / 'log.csv').read_text().splitlines()
     assert lines[0].startswith('epoch,step,lr,train_loss,test_error') and len(lines) == 4
 
 
 def test_a_run_with_other_settings_is_not_resumed(small_folder, finished):
-    assert 'belongs to a run with other settings' in refusal(small_folder, finished, '--epochs', '3', '--seed', '1')
+    assert f'--output {finished} holds another run (seed 0 before and 1 now): choose another folder.' in refusal(
+        small_folder, finished, '--epochs', '3', '--seed', '1')
 
 
 def test_a_run_on_other_data_is_not_resumed(small_folder, finished, tmp_path):
     for split, other in (('train', 'test'), ('test', 'train')):
         (tmp_path / f'{split}.npz').write_bytes((small_folder / f'{other}.npz').read_bytes())
-    assert 'belongs to a run with other settings' in refusal(tmp_path, finished, '--epochs', '3')
+    assert 'holds another run (training images ' in refusal(tmp_path, finished, '--epochs', '3')
 
 
 def test_a_file_that_is_no_checkpoint_is_not_resumed(small_folder, tmp_path):
     (tmp_path / 'checkpoint.pt').write_bytes(b'something else')
-    assert 'is no checkpoint of train.cifar' in refusal(small_folder, tmp_path, '--epochs', '3')
+    assert 'is not a checkpoint of train.cifar' in refusal(small_folder, tmp_path, '--epochs', '3')
     torch.save(dict(settings={}, recipe={}, step=1), tmp_path / 'checkpoint.pt')
-    assert 'is no checkpoint of train.cifar' in refusal(small_folder, tmp_path, '--epochs', '3')
+    assert 'is not a checkpoint of train.cifar' in refusal(small_folder, tmp_path, '--epochs', '3')
 
 
 def test_a_diverged_run_stops_with_a_sentence(small_folder, tmp_path):
@@ -220,6 +344,9 @@ def test_two_processes_compute_what_one_computes_with_groups_of_their_batch(smal
     losses = [
         [row['train_loss'] for row in json.loads((folder / 'run.json').read_text())['curve']] for folder in (one, two)]
     assert losses[0] == pytest.approx(losses[1], rel=5e-5)
+    result = json.loads((two / 'run.json').read_text())
+    assert result['command'].startswith('torchrun --nproc-per-node 2 -m train.cifar preact_resnet20 ')
+    assert (result['processes'], result['sessions'][0]['bn_group']) == (2, 16)
     key = 'stages.0.blocks.0.residual.conv1.weight'
     weights = [load_file(folder / 'model.safetensors')[key] for folder in (one, two)]
     assert (weights[0] - weights[1]).norm() < 1e-3 * weights[0].norm()
@@ -242,24 +369,45 @@ def test_the_mean_image_is_kept_with_the_weights(small_folder, tmp_path):
 
 
 @pytest.mark.parametrize('options, message', [
-    (['--batch-size', '0'], '--batch-size is 0'),
+    (['--batch-size', '0'], '--batch-size must be at least 1, got 0.'),
     (['--batch-size', '512'], 'batch size 512 does not fit 320 images'),
     (['--recipe', 'papre'], 'choose one of paper, torch, modern'),
     (['--epochs', '1', '--iterations', '1'], 'give one of them'),
     (['--model-kwargs', 'layers'], 'write KEY=VALUE'),
     (['--model-kwargs', 'colour=1'],
      'cannot be made with layers=[1, 1, 1], channels=[4, 8, 16], stem_chs=4, colour=1 (TypeError'),
-    (['--epochs', '0.0001'], '0.0001 epochs are no step'),
-    (['--seed', '-1'], '--seed is -1: it must be from 0'),
-    (['--average', '-0.1'], '--average is -0.1: it must not be below 0'),
-    (['--average', '5'], '--average is 5.0: it is a share of the run, 1 at most'),
-    (['--weight-decay', '-1'], '--weight-decay is -1.0'),
-    (['--warmup', '-1'], '--warmup is -1.0'),
+    (['--epochs', '0.0001'], '0.0001 epochs are less than one step. Increase --epochs.'),
+    (['--epochs', 'nan'], '--epochs must be above 0, got nan.'),
+    (['--epochs', 'inf'], '--epochs must be above 0, got inf.'),
+    (['--lr', 'nan'], '--lr must be above 0, got nan.'),
+    (['--seed', '-1'], '--seed must be at least 0 and at most 2147483647, got -1.'),
+    (['--average', '-0.1'], '--average must be at least 0 and at most 1, got -0.1.'),
+    (['--average', '5'], '--average must be at least 0 and at most 1, got 5.0.'),
+    (['--label-smoothing', '-0.1'], '--label-smoothing must be at least 0 and at most 1, got -0.1.'),
+    (['--label-smoothing', '1.5'], '--label-smoothing must be at least 0 and at most 1, got 1.5.'),
+    (['--weight-decay', '-1'], '--weight-decay must be at least 0, got -1.0.'),
+    (['--warmup', '-1'], '--warmup must be at least 0, got -1.0.'),
+    (['--mean', 'median'], "--mean must be one of pixel, channel, got 'median'."),
+    (['--bn-group', '50'], '--bn-group must divide the batch of a process (32 images), got 50.'),
+    (['--checkpoint-every', '-1'], '--checkpoint-every must be at least 0, got -1.'),
+    (['--pretrained', '--mean', 'pixel'], "--mean must be 'channel' with --pretrained, got 'pixel'."),
+    (['--pretrained'], 'the weights of preact_resnet20.cifar10 do not fit a network with '),
+    *((['--model-kwargs', f'{name}=1'], f'{name} is not an argument of the network') for name in (
+        'pretrained', 'checkpoint_path', 'scriptable', 'num_classes', 'in_chans', 'features_only', 'device')),
     (['--device', 'abacus'], '--device abacus is not there'),
 ])
 def test_bad_options_end_with_a_sentence(small_folder, tmp_path, options, message):
     assert message in refusal(small_folder, tmp_path / 'out', *options)
     assert not (tmp_path / 'out' / 'log.csv').exists()
+
+
+@pytest.mark.parametrize('name, value', [
+    ('iterations', 1.5), ('iterations', 0), ('batch_size', 32.5), ('momentum', 1.), ('momentum', -0.1),
+    ('milestones', (0.5, 1.5)), ('warmup_lr', 0.), ('translate', -1), ('cutout', 2.5), ('lr', float('inf')),
+    ('schedule', 'cosine'), ('mean', 'median')])
+def test_a_recipe_out_of_range_cannot_exist(name, value):
+    with pytest.raises(ArgumentError, match=f'^{name} must be '):
+        Recipe(**{name: value})
 
 
 def test_an_unknown_name_suggests_the_nearest(small_folder, tmp_path):

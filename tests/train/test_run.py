@@ -1,5 +1,6 @@
 """The step against a plain loop, runs together against runs alone, and runs cut against runs that were not."""
 import gc
+import json
 import time
 import weakref
 from dataclasses import replace
@@ -9,13 +10,15 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file
-from support.runs import CPU, TINY, assert_same_bits, ends, outcome
+from support.runs import CPU, TINY, assert_same_bits, cut, ends, outcome
 
 from benchmarks.steps import train_plainly
-from timm_preact.errors import UserError
+from timm_preact.data import load_image_set
+from timm_preact.errors import ArgumentError, UserError
+from timm_preact.evaluation import eval_transform, evaluate, load_model, open_images
 from train.batches import EpochPlan, error_on
 from train.recipe import RECIPES, choose_recipe, parameter_groups
-from train.run import FolderTaken, Run, train_together
+from train.run import FolderTaken, Run, read_checkpoint, train_together
 
 
 def plain_batches(images, mean, std, plan, batch_size):
@@ -90,7 +93,7 @@ def test_a_recipe_that_averages_tests_and_keeps_the_average(make):
             torch.testing.assert_close(tensor.double(), expected[name], rtol=1e-5, atol=1e-6, msg=name)
     assert run.history[-1]['test_error'] == error_on(run.kept, run.test_batches)
     assert last.kept is last.model
-    run.finish(recipe_name='modern', command='python -m train.cifar')
+    run.finish(recipe_name='modern')
     written = load_file(run.output / 'model.safetensors')
     assert all(torch.equal(tensor, kept[name]) for name, tensor in written.items())
 
@@ -149,7 +152,7 @@ def test_a_run_that_diverges_leaves_the_others_alone(make):
     tame = make(seed=1)
     assert [run.state for run in ends(wild, tame)] == ['diverged', 'finished']
     assert 'the run diverged' in wild.error and wild.step == 10
-    assert wild.result('its command')['test_error'] is None
+    assert wild.result()['test_error'] is None
     assert_same_bits(outcome(tame), outcome(ends(make(seed=1))[0]))
 
 
@@ -178,7 +181,7 @@ def test_a_run_says_how_many_trained_beside_it(make):
     runs = [make(), make(recipe=longer), make(recipe=longer)]
     assert [run.together for run in train_together(iter(runs), 2)] == [2, 2, 2]
     alone, = ends(make())
-    assert alone.result('its command')['together'] == 1
+    assert alone.result()['together'] == 1
 
 
 def test_splits_that_do_not_fit_each_other_are_refused(sets, tmp_path):
@@ -227,3 +230,147 @@ def test_a_folder_has_one_run_at_a_time(make):
         make(folder='one')
     first.close()
     make(folder='one')
+
+
+# Resuming
+
+
+def test_a_run_is_continued_under_its_own_conditions_or_with_leave(make):
+    """What changes the result is named with both values; run.json then has an entry for each part."""
+    cut(make(folder='cut', command='the command'), 3)
+    for options, difference in ((dict(amp=True), 'amp False before and True now'),
+                                (dict(compile_model=True), 'compile False before and True now')):
+        with pytest.raises(UserError, match=f'.{difference}.: continue it by `the command`, or pass --allow-changes'):
+            make(folder='cut', **options)
+    run, = ends(make(folder='cut', amp=True, command='another command', allow_changes=True))
+    run.finish()
+    result = json.loads((run.output / 'run.json').read_text())
+    assert [(session['first_step'], session['command'], session['precision'], session['amp'])
+            for session in result['sessions']] == [
+        (0, 'the command', 'float32', False), (3, 'another command', 'bfloat16 autocast', True)]
+    assert (result['command'], result['precision']) == ('another command', 'bfloat16 autocast')
+    assert result['peak_memory_bytes'] == max(session['peak_memory_bytes'] for session in result['sessions']) > 0
+    assert all(session['bn_group'] == 32 and session['processes'] == 1 and session['device'] == 'cpu'
+               and session['hardware'] and session['versions'] and session['trained_by'] == ['pytorch']
+               for session in result['sessions'])
+
+
+def test_a_process_that_trains_nothing_leaves_no_session(make):
+    cut(make(folder='cut', command='first'), 3)
+    idle = make(folder='cut', command='second')
+    idle.save()
+    assert idle.result()['command'] == 'first' and len(idle.sessions) == 1
+    idle.close()
+    assert [session['command'] for session in read_checkpoint(idle.output)['sessions']] == ['first']
+
+
+def test_another_backend_is_another_session(make):
+    run = make()
+    run.advance()
+    run.train_step()
+    run.record_step('triton')
+    assert [(session['first_step'], session['trained_by']) for session in run.sessions] == [
+        (0, ['pytorch']), (1, ['triton'])]
+    assert run.result()['trained_by'] == ['pytorch', 'triton']
+
+
+@pytest.mark.parametrize('options, difference', [
+    (dict(seed=1), 'seed 0 before and 1 now'),
+    (dict(model='preact_resnet110_orig'), 'model preact_resnet20 before and preact_resnet110_orig now'),
+    (dict(model_kwargs=dict(TINY, stem_chs=2)), "'stem_chs': 4} before and "),
+    (dict(recipe=choose_recipe('modern', batch_size=32, epochs=2, lr=0.1)), 'lr 0.2 before and 0.1 now'),
+])
+def test_another_run_is_never_continued(make, options, difference):
+    cut(make(folder='cut'), 1)
+    with pytest.raises(ArgumentError) as error:
+        make(folder='cut', allow_changes=True, **options)
+    assert difference in str(error.value) and error.value.argument == 'output'
+    assert str(error.value).endswith('choose another folder.')
+
+
+def test_a_checkpoint_without_sessions_is_continued_and_only_what_is_known_of_it_is_recorded(make):
+    whole = outcome(ends(make())[0])
+    path = cut(make(folder='cut'), 3) / 'checkpoint.pt'
+    state = torch.load(path, weights_only=True)
+    del state['sessions'], state['settings']['pretrained']
+    torch.save(dict(state, ways=['pytorch']), path)
+    with pytest.raises(UserError, match='amp False before and True now.: continue it by the command that began it'):
+        make(folder='cut', amp=True)
+    run, = ends(make(folder='cut'))
+    assert_same_bits(outcome(run), whole)
+    assert run.sessions[0] == dict(first_step=0, amp=False, precision='float32', trained_by=['pytorch'])
+    assert run.sessions[1]['first_step'] == 3 and run.result()['hardware'] == run.sessions[1]['hardware']
+
+
+def test_a_finished_run_without_its_checkpoint_is_not_trained_again(make):
+    run, = ends(make(folder='done'))
+    run.finish()
+    run.close()
+    (run.output / 'checkpoint.pt').unlink()
+    with pytest.raises(ArgumentError, match='holds a finished run .run.json. without its checkpoint.pt'):
+        make(folder='done')
+
+
+# Networks and images
+
+
+@pytest.mark.parametrize('size, message', [
+    (50, 'bn_group must divide the batch of a process .32 images., got 50.'),
+    (12, 'bn_group must divide the batch of a process .32 images., got 12.')])
+def test_a_group_that_does_not_divide_the_batch_is_refused(make, size, message):
+    with pytest.raises(ArgumentError, match=message):
+        make(recipe=choose_recipe('modern', batch_size=32, bn_group=size))
+
+
+@pytest.mark.parametrize('model, kwargs, side, message', [
+    ('preact_resnet20', TINY, 2, 'groups of 1 image of 2x2 pixels .Expected more than 1 value per channel'),
+    ('preact_resnet50_keras', {}, 1, 'groups of 1 image of 1x1 pixels .*use larger images, or a larger batch'),
+    ('preact_resnet20', dict(TINY, global_pool=''), 16, 'global_pool must not be empty'),
+    ('preact_resnet20', dict(TINY, pretrained=True), 16, 'pretrained is not an argument of the network'),
+])
+def test_a_network_that_cannot_train_on_the_images_is_refused_before_training(
+        sets, tmp_path, model, kwargs, side, message):
+    few = [images._replace(images=images.images[:, :side, :side].copy()) for images in sets]
+    settings = dict(model=model, model_kwargs=kwargs, seed=0, amp=False, data=['', ''])
+    with pytest.raises(UserError, match=message):
+        Run(settings, choose_recipe('modern', batch_size=8, bn_group=1), *few, tmp_path / 'run', CPU)
+    assert not (tmp_path / 'run').exists()
+
+
+def measured(folder, name, data):
+    """The errors of a folder by load_model and by timm, as `evaluate` measures them."""
+    for model in (load_model(name, str(folder)), timm.create_model(f'local-dir:{folder}', pretrained=True).eval()):
+        yield evaluate(model, open_images(str(data), 'test', eval_transform(model, use_test_size=True))).error
+
+
+@pytest.mark.parametrize('kwargs', [
+    {}, dict(drop_rate=0.2), dict(drop_path_rate=0.2), dict(output_stride=8), dict(checkpoint_every=2),
+    dict(recompute_norms=True), dict(zero_init_last=True), dict(global_pool='max'), dict(global_pool='catavgmax'),
+    dict(norm_eps=1e-3), dict(act_layer='silu'), dict(norm_layer='layernorm2d'),
+    dict(biases=['stem', 'inner', 'last', 'shortcut']), dict(kernels=[3]),
+    dict(kernels=[1, 3, 1], bottle_ratio=0.5, stride_on='3x3'), dict(merge='excl_gate', merge_kwargs=dict(bias=-1.)),
+    dict(placement='orig', projection_norm=True), dict(shortcut='C', activated_shortcuts=['first']),
+    dict(stem_type='imagenet', stem_norm=False, stem_pad='zeros', stride_unit='last')], ids=str)
+def test_every_argument_of_a_network_trains_and_its_folder_loads(make, small_folder, kwargs):
+    recipe = choose_recipe('modern', batch_size=32, iterations=2)
+    run, = ends(make(recipe=recipe, model_kwargs={**TINY, **kwargs}))
+    result = run.finish()
+    assert list(measured(run.output, 'preact_resnet20', small_folder)) == [result['test_error']] * 2
+
+
+@pytest.mark.parametrize('model', ['preact_resnet18', 'preact_resnet152', 'preact_resnet50_keras'])
+def test_a_network_is_tested_on_the_size_that_it_was_trained_on(sets, tmp_path, model):
+    """Not on its name's own test size and crop; the images are not square."""
+    for split, images in zip(('train', 'test'), sets, strict=True):
+        np.savez(tmp_path / f'{split}.npz', images=np.concatenate([images.images] * 2, axis=1)[:, :24],
+                 labels=images.labels, classes=np.array(images.classes))
+    both = [load_image_set(tmp_path, split) for split in ('train', 'test')]
+    settings = dict(model=model, model_kwargs=dict(layers=[1, 1, 1, 1], channels=[8, 8, 16, 16], stem_chs=8), seed=0,
+                    amp=False, data=[images.sha256 for images in both])
+    run, = ends(Run(settings, choose_recipe('modern', batch_size=32, iterations=2), *both, tmp_path / 'run', CPU))
+    error = run.finish()['test_error']
+    run.close()
+    cfg = json.loads((tmp_path / 'run' / 'config.json').read_text())['pretrained_cfg']
+    assert (cfg['input_size'], cfg['crop_pct']) == ([3, 24, 16], 1.)
+    assert not {'test_input_size', 'test_crop_pct'} & set(cfg)
+    assert list(measured(tmp_path / 'run', model, tmp_path)) == [error] * 2

@@ -12,10 +12,12 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
+import torch
 from safetensors.torch import load_file
-from support.runs import TINY
+from support.runs import CPU, TINY, cut
 from typer.testing import CliRunner
 
 from timm_preact.catalog import PAPER
@@ -26,7 +28,7 @@ from train.places import DOCS, RESULTS
 from train.recipe import choose_recipe
 from train.rows import CIFAR, FIGURES, PAPER_ROWS, ROWS, SMALL_FIGURES, SMALL_ROWS, TRAINED_ROWS, Row
 from train.run import lock_folder
-from train.tables import app, command_of, data_of, order_of, share_of
+from train.tables import Campaign, app, command_of, data_of, order_of, share_of
 
 ROOT = Path(__file__).parents[2]
 TINY_ROWS = {f'tiny-{i}': Row(
@@ -271,7 +273,7 @@ def test_a_run_that_cannot_go_on_does_not_stop_the_others(tiny, results, tmp_pat
     result = invoke('run', 'tiny-0', 'tiny-1', '--seeds', 1, *tiny)
     assert result.exit_code == 2 and 'tiny-1, seed 0: finished' in result.output
     assert 'error: 1 runs could not be trained, the first: tiny-0, seed 0: ' in result.output
-    assert 'is no checkpoint of train.cifar: remove it' in result.output
+    assert 'is not a checkpoint of train.cifar: remove it' in result.output
 
 
 def test_without_git_a_result_has_no_commit(tiny, results, monkeypatch):
@@ -392,6 +394,63 @@ def test_a_disk_that_is_full_ends_with_a_sentence_and_what_was_written_is_whole(
     succeed('run', 'tiny-*', '--seeds', 1, '--together', 3, *longer)
 
 
+@pytest.fixture
+def other_data(small_folder, tmp_path):
+    """The same images with their colours reversed."""
+    folder = tmp_path / 'other_data'
+    folder.mkdir()
+    for split in ('train', 'test'):
+        with np.load(small_folder / f'{split}.npz') as arrays:
+            np.savez(folder / f'{split}.npz', **dict(arrays, images=255 - arrays['images']))
+    return folder
+
+
+def test_results_and_runs_are_used_for_their_own_data_only(tiny, results, tmp_path, small_folder, other_data):
+    succeed('run', 'tiny-0', '--seeds', 1, *tiny)
+    path, folder = locate_result(results, 'tiny-0', 0), tmp_path / 'runs' / 'tiny-0.seed0'
+    again = 'run', 'tiny-0', '--seeds', 1, '--data', other_data, '--runs', tmp_path / 'runs', '--results'
+    assert refusal(*again, results) == (
+        f'error: {path} was measured on other images (--data {small_folder}) than --data {other_data}: choose another '
+        f'--results.\n')
+    assert refusal(*again, tmp_path / 'others') == (
+        f'error: {folder} was trained on other images (--data {small_folder}) than --data {other_data}: choose another '
+        f'--runs.\n')
+    succeed('run', 'tiny-0', '--seeds', 1, '--data', other_data, '--runs', tmp_path / 'other_runs', '--results',
+            tmp_path / 'others')
+    assert read(tmp_path / 'others', 'tiny-0', 0)['data']['train_sha256'] == load_image_set(other_data, 'train').sha256
+
+
+def test_a_run_that_was_cut_on_other_data_keeps_its_result(results, tiny, other_data):
+    write(results, 'tiny-0', [None], state='cut')
+    path = locate_result(results, 'tiny-0', 0, cut=True)
+    before = path.read_bytes()
+    assert 'was measured on other images' in refusal('run', 'tiny-0', '--seeds', 1, *tiny)
+    assert path.read_bytes() == before
+
+
+def test_a_finished_run_without_a_result_gets_it_from_its_folder(tiny, results, tmp_path):
+    succeed('run', 'tiny-0', '--seeds', 1, *tiny)
+    whole, folder = read(results, 'tiny-0', 0), tmp_path / 'runs' / 'tiny-0.seed0'
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+    locate_result(results, 'tiny-0', 0).unlink()
+    succeed('run', 'tiny-0', '--seeds', 1, *tiny)
+    assert read(results, 'tiny-0', 0) == whole == json.loads(before['run.json'][0])
+    assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()} == before
+
+
+def test_a_run_is_continued_under_its_own_conditions_or_with_leave(tiny, results, tmp_path):
+    campaign = Campaign(str(tiny[1]), tmp_path / 'runs', results, CPU, 1, False, True)
+    folder = cut(campaign.open('tiny-0', 0), 3)
+    state = torch.load(folder / 'checkpoint.pt', weights_only=True)
+    state['sessions'][0].update(processes=2, bn_group=16)
+    torch.save(state, folder / 'checkpoint.pt')
+    result = invoke('run', 'tiny-0', '--seeds', 1, *tiny)
+    assert result.exit_code == 2 and '(processes 2 before and 1 now, bn_group 16 before and 32 now)' in result.output
+    succeed('run', 'tiny-0', '--seeds', 1, '--allow-changes', *tiny)
+    assert [(session['first_step'], session['processes']) for session in read(results, 'tiny-0', 0)['sessions']] == [
+        (0, 2), (3, 1)]
+
+
 def test_own_data_is_kept_out_of_the_papers_tables(tiny, tmp_path, small_folder, monkeypatch):
     for options in ((), ('--results', os.path.relpath(RESULTS))):
         result = invoke('run', 'tiny-0', '--seeds', 1, *tiny[:4], *options)
@@ -410,7 +469,8 @@ def test_what_is_no_row_no_time_or_no_share_is_refused(results, tmp_path):
     assert 'write 90s, 25m or 2h' in refusal('run', '110-full', '--budget', 'soon', '--runs', tmp_path)
     assert 'name rows, or all' in refusal('run', '--runs', tmp_path)
     assert 'write K/N' in refusal('run', '110-full', '--share', '2/2')
-    assert '--together is 0' in refusal('run', '110-full', '--together', '0')
+    assert '--together must be at least 1, got 0.' in refusal('run', '110-full', '--together', '0')
+    assert '--seeds must be at least 1, got 0.' in refusal('run', '110-full', '--seeds', '0')
     assert '--device abacus is not there' in refusal('run', '110-full', '--device', 'abacus')
 
 
