@@ -6,6 +6,7 @@ from typing import Any, Dict, Iterator, Mapping, NamedTuple, Optional, Sequence,
 
 import torch
 from timm.data import ImageNetInfo
+from timm.models import is_model
 from torch import nn
 
 from .data import DATA_SET_CLASSES
@@ -103,8 +104,8 @@ def load_into(
     trained = str(args.get('model')).partition('.')[0]
     if trained == architecture:
         name = name if '.' in name else check_name(args['model'])
-    elif layout is None or trained in MODEL_ARGS:
-        args = {}  # of another network
+    elif layout is None or trained in MODEL_ARGS or not is_model(trained):
+        args = {}  # of another network, or of another program
     if architecture not in MODEL_ARGS:
         layout = None
     elif layout is None and config.get('architecture', architecture) != architecture:

@@ -487,6 +487,14 @@ def test_args_yaml_of_another_network_is_left_alone(tmp_path):
     assert model.num_classes == 10 and class_names(model) == [str(i) for i in range(10)]
 
 
+def test_args_yaml_beside_a_file_of_another_layout_counts_if_train_py_wrote_it(akamaster, sample, tmp_path):
+    data = class_folders_of(tmp_path / 'data', sample.images[::50])
+    for model, names in (('resnet20', [str(i) for i in range(10)]), ('resnet18', ANIMALS)):
+        file = train_py(tmp_path / model, model=model, data_dir=str(data)).with_name('theirs.th')
+        file.write_bytes(akamaster.file.read_bytes())
+        assert names_of(file, 'preact_resnet20_orig') == names
+
+
 @pytest.mark.parametrize('text, message', [
     ('model: [', 'is not valid YAML'), ('- a list', "does not hold the arguments of timm's train.py"),
     ('model: !!python/name:os.system', 'is not valid YAML'),
