@@ -21,12 +21,12 @@ from .errors import UserError
 from .kernels import (
     HALF_PRECISION,
     Geometry,
+    PackedWeight,
     convolve,
     convolve_for_next,
     fuses,
     joins,
     normalise,
-    pack_weight,
     scale_shift_relu,
 )
 from .memory import has_watched_parts, is_watched
@@ -69,7 +69,7 @@ def optimize(
     check_eval(model, 'optimize')
     if cuda_graph and not all(p.is_cuda for p in model.parameters()):
         raise UserError("cuda_graph=True is for a network on a GPU: call model.to('cuda') before optimize.")
-    model = rewrite(copy.deepcopy(model), dtype).requires_grad_(False)
+    model = rewrite(copy_of(model), dtype).requires_grad_(False)
     model.to(dtype=dtype, memory_format=torch.channels_last if channels_last else torch.preserve_format)
     for module in model.modules():
         if getattr(module, 'grad_checkpointing', False):
@@ -104,7 +104,7 @@ class FusedConv2d(nn.Conv2d):
         self.relu = False
         self.has_kernel = conv.padding_mode == 'zeros' and not isinstance(conv.padding, str)
         self.geometry = Geometry.of(conv)
-        self.packed: Optional[torch.Tensor] = None
+        self.packed = PackedWeight()
 
     def fold(self, norm: _BatchNorm) -> None:
         """Do what `norm` does to the output."""
@@ -115,9 +115,10 @@ class FusedConv2d(nn.Conv2d):
         self.bias = nn.Parameter(shift.to(self.weight.dtype))
 
     def forward(self, x: torch.Tensor, plus: Optional[torch.Tensor] = None, overwrite: bool = False) -> torch.Tensor:
-        """conv(x) + plus, rectified if `relu`; with `overwrite` in the place of `plus`, where that is faster."""
-        if not torch.jit.is_scripting() and self.has_kernel:
-            return self.forward_fused(x, plus, overwrite)
+        """Compute conv(x) + plus, then ReLU if `relu`; with `overwrite` in the memory of `plus` if that is faster."""
+        if not torch.jit.is_scripting():
+            if self.has_kernel and not isinstance(x, torch.fx.Proxy):
+                return self.forward_fused(x, plus, overwrite)
         y = self._conv_forward(x, self.weight, self.bias)
         if plus is not None:
             y = y + plus
@@ -125,10 +126,7 @@ class FusedConv2d(nn.Conv2d):
 
     @torch.jit.unused
     def forward_fused(self, x: torch.Tensor, plus: Optional[torch.Tensor], overwrite: bool) -> torch.Tensor:
-        if self.packed is None and fuses(x):
-            self.packed = pack_weight(self.weight, self.geometry, x)
-        weight = self.packed if fuses(x) else self.weight
-        return convolve(x, weight, self.bias, self.geometry, plus, self.relu, overwrite)
+        return convolve(x, self.weight, self.bias, self.geometry, plus, self.relu, overwrite, self.packed)
 
     def forward_for_next(
             self, x: torch.Tensor, plus: torch.Tensor, norm: 'ScaleShift') -> Tuple[torch.Tensor, torch.Tensor]:
@@ -136,15 +134,8 @@ class FusedConv2d(nn.Conv2d):
         return convolve_for_next(x, self.weight, self.bias, self.geometry, plus, norm.scale, norm.shift)
 
     def _apply(self, fn, recurse=True):
-        self.packed = None
+        self.packed = PackedWeight()  # frees the memory of a packed weight of another type, or for another device
         return super()._apply(fn, recurse)
-
-    def _load_from_state_dict(self, *args, **kwargs):
-        self.packed = None
-        super()._load_from_state_dict(*args, **kwargs)
-
-    def __getstate__(self):
-        return dict(super().__getstate__(), packed=None)
 
 
 @register_notrace_module
@@ -162,8 +153,9 @@ class ScaleShift(nn.Module):
         self.relu = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not torch.jit.is_scripting() and self.relu:
-            return scale_shift_relu(x, self.scale, self.shift)
+        if not torch.jit.is_scripting():
+            if self.relu and not isinstance(x, torch.fx.Proxy):
+                return scale_shift_relu(x, self.scale, self.shift)
         x = torch.addcmul(self.shift.view(-1, 1, 1), x, self.scale.view(-1, 1, 1)).to(x.dtype)
         return x.relu() if self.relu else x
 
@@ -279,11 +271,12 @@ class FusedUnits(nn.Sequential):
 
 
 def rewrite(module: nn.Module, dtype: Optional[torch.dtype] = None) -> nn.Module:
-    """`module`, or what stands for it in a network optimised for `dtype`; its children are rewritten in place.
+    """Return `module`, or its replacement in a network optimised for `dtype`; its children are rewritten in place.
 
-    What a hook sees is still there for it, and what has a forward of its own, or a class of its own, stays as it is.
+    Hooks keep seeing what they saw. A module stays as it is if it has a class or a forward of its own, or if its weight
+    or bias is computed at each call (pruning, weight_norm, spectral_norm).
     """
-    kind = None if 'forward' in vars(module) else type(module)
+    kind = type(module) if is_plain(module) else None
     if kind is ResidualUnit and not has_watched_parts(module):
         new: nn.Module = FusedUnit(module, dtype)
     elif kind is nn.Conv2d:
@@ -304,6 +297,18 @@ def rewrite(module: nn.Module, dtype: Optional[torch.dtype] = None) -> nn.Module
         if kind is nn.Sequential and len(module) and all(isinstance(unit, FusedUnit) for unit in module):
             new = FusedUnits(dict(module.named_children()))
     return keep_hooks(module, new)
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Return True if a module has the forward of its class, and its weight and bias are parameters or missing."""
+    return not ({'forward', 'weight', 'bias'} & vars(module).keys() or {'weight', 'bias'} & module._buffers.keys())
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """Return a deep copy; a weight that pruning or weight_norm computed with gradients is copied without its graph."""
+    computed = [value for module in model.modules() for value in vars(module).values()
+                if isinstance(value, torch.Tensor) and not value.is_leaf]
+    return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in computed})
 
 
 def can_fold(conv: nn.Module, norm: nn.Module) -> bool:

@@ -1,19 +1,25 @@
 """An optimised network computes the same function, keeps timm's methods, and has nothing left to normalise."""
 import copy
 import pickle
+from contextlib import nullcontext
 
 import pytest
 import timm
 import torch
 from support import networks
-from support.networks import NETS, assert_close
+from support.networks import NETS, Bfloat16Processor, Calls, assert_close
 from timm.layers import BatchNormAct2d, convert_sync_batchnorm
+from timm.utils import ModelEmaV3
 from torch import nn
+from torch.func import functional_call, stack_module_state
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import prune
+from torch.optim.swa_utils import AveragedModel
 
 from timm_preact.capture import capture_calls
 from timm_preact.errors import UserError
 from timm_preact.evaluation import Images, eval_transform, evaluate
+from timm_preact.export import export
 from timm_preact.inference import FusedConv2d, FusedUnit, ScaleShift, optimize
 from timm_preact.kernels import normalise
 from timm_preact.kernels.onednn import knows
@@ -33,6 +39,37 @@ def images(dtype=torch.float64, batch=2, size=32):
 
 
 # The function
+
+
+@pytest.mark.parametrize('name', MODEL_ARGS)
+def test_autocast_and_weights_in_bfloat16_compute_the_same_on_every_processor(name, monkeypatch):
+    """Every network with and without autocast, with weights in float32 and in bfloat16.
+
+    As this processor computes; as one without oneDNN; as one that has oneDNN's kernels for both types.
+    """
+    model, x = create(name, torch.float32), images(torch.float32, size=16)
+    with torch.inference_mode():
+        exact = model(x)
+    fast = {dtype: optimize(model, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    for types in (None, (), (torch.float32, torch.bfloat16)):
+        if types is not None:
+            monkeypatch.setattr('timm_preact.kernels.onednn.knows', lambda dtype, types=types: dtype in types)
+        simulated = nullcontext() if types is None or knows(torch.bfloat16) else Bfloat16Processor()
+        for dtype, net in fast.items():
+            for autocast in (False, True):
+                batch = (x if autocast else x.to(dtype)).to(memory_format=torch.channels_last)
+                with torch.inference_mode(), simulated, torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+                    logits = net(batch)
+                lower = autocast or dtype == torch.bfloat16
+                assert logits.dtype == (torch.bfloat16 if lower else torch.float32)
+                assert_close(logits.float(), exact, 0.05 if lower else 1e-4)
+
+
+@pytest.mark.parametrize('name', ['preact_resnet20', 'preact_resnet110_orig'])
+def test_autocast_leaves_a_float64_network_as_it_is(name):
+    model, x = create(name), images()
+    with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+        assert_close(optimize(model)(x), model(x), 1e-10)
 
 
 @pytest.mark.parametrize('name', MODEL_ARGS)
@@ -144,25 +181,108 @@ def test_units_of_one_layer_whose_shortcut_is_activated_are_not_overwritten_as_t
         assert_close(optimize(model)(x), model(x), 1e-4)
 
 
-@pytest.mark.parametrize('change', ['cast', 'load'])
-def test_weights_that_change_after_a_first_call_are_laid_out_again(change):
-    """oneDNN's layout of them is kept from the first call on."""
-    fast = optimize(create('preact_resnet20', torch.float32))
-    other = create('preact_resnet20', torch.float32)
-    for p in other.parameters():
+def scale_in_place(model):
+    for p in model.parameters():
+        p.mul_(1.5)
+
+
+def scale_data(model):
+    for p in model.parameters():
         p.data.mul_(1.5)
-    x = images(torch.float32)
+
+
+def copy_in_place(model):
+    for p in model.parameters():
+        p.copy_(p * 1.5)
+
+
+def set_data(model):
+    for p in model.parameters():
+        p.data = p * 1.5
+
+
+def replace_parameters(model):
+    for module in model.modules():
+        for key, p in module._parameters.items():
+            if p is not None:
+                setattr(module, key, nn.Parameter(p * 1.5, requires_grad=False))
+
+
+def scaled_state(model):
+    return {key: tensor * 1.5 for key, tensor in model.state_dict().items()}
+
+
+def average_with_another(model):
+    """A weight soup, and what stochastic weight averaging does with each parameter."""
+    other = copy.deepcopy(model)
+    other.load_state_dict(scaled_state(model))
+    averaged = AveragedModel(model)
+    averaged.update_parameters(model)
+    averaged.update_parameters(other)
+    for p, average in zip(model.parameters(), averaged.module.parameters(), strict=True):
+        p.detach().copy_(average)
+
+
+def follow_another(model):
+    """One step of timm's EMA whose average is the optimised network itself."""
+    other = copy.deepcopy(model)
+    other.load_state_dict(scaled_state(model))
+    ema = ModelEmaV3(model, decay=0.5)
+    ema.module = model
+    ema.update(other)
+
+
+@pytest.mark.parametrize('channels_last', [True, False])
+@pytest.mark.parametrize('change', [
+    scale_in_place, scale_data, copy_in_place, set_data, replace_parameters, average_with_another, follow_another,
+    lambda model: model.load_state_dict(scaled_state(model)),
+    lambda model: model.load_state_dict(scaled_state(model), assign=True),
+], ids=['mul_', 'data.mul_', 'copy_', 'data', 'parameter', 'swa', 'ema', 'load', 'assign'])
+def test_weights_that_change_after_the_first_call_count_from_the_next_call_on(change, channels_last):
+    """On a CPU the first call packs the weights: a fresh copy, which has none packed, computes the expected logits."""
+    fast, x = optimize(create('preact_resnet20', torch.float32), channels_last=channels_last), images(torch.float32)
     with torch.no_grad():
+        before = fast(x)
+        change(fast)
+        assert_close(fast(x), copy.deepcopy(fast)(x), 1e-6)
+        assert (fast(x) - before).abs().max() > 0.1 * before.abs().max()
+
+
+def test_functional_calls_use_the_parameters_that_they_are_given():
+    """One set of parameters, and several at once by torch.func.vmap."""
+    fast, x = optimize(create('preact_resnet20', torch.float32)), images(torch.float32)
+    other = copy.deepcopy(fast)
+    other.load_state_dict(scaled_state(fast))
+    with torch.no_grad():
+        expected = fast(x), other(x)
+        assert_close(functional_call(fast, dict(other.named_parameters()), x), expected[1], 1e-6)
+        assert_close(fast(x), expected[0], 1e-6)
+        stacked, _ = stack_module_state([fast, other])
+        both = torch.func.vmap(lambda parameters: functional_call(fast, parameters, x))(stacked)
+        assert_close(both, torch.stack(expected), 1e-4)
+
+
+def test_weights_of_a_network_made_in_inference_mode_may_change_too():
+    """Its tensors have no version counter."""
+    x = images(torch.float32)
+    with torch.inference_mode():
+        fast = optimize(create('preact_resnet20', torch.float32))
         fast(x)
-        if change == 'load':
-            fast.load_state_dict(optimize(other).state_dict())
-            assert_close(fast(x), other(x), 1e-4)
-        else:
-            fresh = optimize(create('preact_resnet20', torch.float32)).bfloat16()
-            assert torch.equal(fast.bfloat16()(x.bfloat16()), fresh(x.bfloat16()))
-            kept = [conv.packed for conv in fast.modules() if isinstance(conv, FusedConv2d) and conv.packed is not None]
-            assert len(kept) > 0 or not knows(torch.bfloat16)
-            assert all(packed.dtype == torch.bfloat16 for packed in kept)  # or every call lays them out anew
+        scale_in_place(fast)
+        assert_close(fast(x), copy.deepcopy(fast)(x), 1e-6)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_unchanged_weights_are_packed_once(dtype):
+    """Also after a cast; where the processor has no kernel for a type, nothing is packed."""
+    fast = optimize(create('preact_resnet20', torch.float32)).to(dtype)
+    x = images(dtype).to(memory_format=torch.channels_last)
+    with torch.inference_mode(), Calls() as calls:
+        for _ in range(3):
+            fast(x)
+    packed = [args for function, args, _ in calls.made if '_reorder_convolution_weight' in function.name()]
+    convs = [module for module in fast.modules() if isinstance(module, FusedConv2d)]
+    assert len(packed) == (len(convs) if knows(dtype) else 0)
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
@@ -214,6 +334,54 @@ def test_copies_and_pickles_compute_the_same_after_a_first_call(dtype):
         other.load_state_dict(fast.state_dict())
         assert torch.equal(other(x), expected)
         assert_close(fast.double()(images()), expected.double(), 0.05)
+
+
+def save_and_load(model, x, folder):
+    torch.save(model, folder / 'model.pth')
+    return torch.load(folder / 'model.pth', weights_only=False)
+
+
+def export_file(suffix):
+    def write_and_load(model, x, folder):
+        export(model, folder / f'model{suffix}', input_size=tuple(x.shape[1:]))
+        file = str(folder / f'model{suffix}')
+        return torch.jit.load(file) if suffix == '.pt' else torch.export.load(file).module()
+    return write_and_load
+
+
+def torch_export(strict, *dynamic):
+    def exported(model, x, folder):
+        shapes = ({dimension: torch.export.Dim.AUTO for dimension in dynamic},)
+        return torch.export.export(model, (x,), dynamic_shapes=shapes, strict=strict).module()
+    return exported
+
+
+@pytest.mark.parametrize('is_called', [False, True], ids=['before', 'after'])
+@pytest.mark.parametrize('channels_last', [False, True])
+@pytest.mark.parametrize('make', [
+    save_and_load,
+    lambda model, x, folder: copy.copy(model),
+    lambda model, x, folder: copy.deepcopy(model),
+    lambda model, x, folder: pickle.loads(pickle.dumps(model)),
+    lambda model, x, folder: torch.jit.script(model),
+    lambda model, x, folder: torch.jit.trace(model, x, check_trace=False),
+    lambda model, x, folder: torch.fx.symbolic_trace(model),
+    lambda model, x, folder: torch.compile(model, backend='eager', fullgraph=True),
+    torch_export(False), torch_export(True), torch_export(False, 0, 2, 3), torch_export(True, 0, 2, 3),
+    export_file('.pt'), export_file('.pt2'),
+], ids=['save', 'copy', 'deepcopy', 'pickle', 'script', 'trace', 'fx', 'compile', 'export', 'strict export',
+        'export auto', 'strict export auto', 'export .pt', 'export .pt2'])
+@pytest.mark.filterwarnings('ignore::FutureWarning')
+def test_copies_and_graphs_of_it_can_be_made_before_and_after_its_first_call(make, channels_last, is_called, tmp_path):
+    """The first call packs weights into tensors that have no storage; no tracer may come upon them."""
+    model = create('preact_resnet110_orig', torch.float32, layers=(1, 1, 1))
+    x = images(torch.float32).to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    fast = optimize(model, channels_last=channels_last)
+    with torch.no_grad():
+        if is_called:
+            fast(x.to(memory_format=torch.channels_last))
+        assert_close(make(fast, x, tmp_path)(x), model(x), 1e-4)
+        assert_close(fast(x), model(x), 1e-4)
 
 
 # timm's methods
@@ -335,6 +503,38 @@ def test_forwards_and_classes_of_ones_own_stay():
     model[4].forward = lambda x, forward=model[4].forward: forward(x) * 5
     with torch.no_grad():
         assert_close(optimize(model)(images()), model(images()), 1e-10)
+
+
+def prune_weight_and_bias(layer):
+    prune.random_unstructured(layer, 'weight', 0.5)
+    if layer.bias is not None:
+        prune.random_unstructured(layer, 'bias', 0.5)
+
+
+@pytest.mark.parametrize('change', [
+    prune_weight_and_bias, nn.utils.weight_norm, nn.utils.spectral_norm, nn.utils.parametrizations.weight_norm,
+    nn.utils.parametrizations.spectral_norm], ids=['prune', 'weight_norm', 'spectral_norm', 'new weight_norm',
+                                                   'new spectral_norm'])
+@pytest.mark.parametrize('name, layers', [
+    ('preact_resnet20', ['stem.conv', 'stages.0.blocks.1.residual.conv1', 'stages.2.blocks.0.residual.conv2']),
+    ('preact_resnet110_orig', ['stem.conv', 'stages.1.blocks.0.residual.conv1', 'stages.0.blocks.0.residual.norm1']),
+    ('preact_resnet50', ['stages.0.blocks.0.shortcut.conv', 'stages.1.blocks.0.residual.conv3', 'head.fc'])])
+@pytest.mark.filterwarnings('ignore::FutureWarning')
+def test_layers_whose_weight_is_computed_stay_as_they_are(name, layers, change):
+    """The weight is no parameter of the layer then; one forward pass with gradients has computed it before."""
+    torch.manual_seed(0)
+    model, x = create(name), images(size=64)
+    for layer in map(model.get_submodule, layers):
+        if isinstance(layer, (nn.Conv2d, nn.Linear)) or change is prune_weight_and_bias:
+            change(layer)
+    plain = create(name)(x)
+    expected = model(x)
+    fast = optimize(model)
+    with torch.no_grad():
+        assert_close(fast(x), expected, 1e-10)
+        assert_close(fast(x), model(x), 1e-10)
+    assert (expected - plain).abs().max() > 1e-3 * plain.abs().max() or 'weight_norm' in change.__name__
+    assert any(isinstance(module, (FusedConv2d, ScaleShift)) for module in fast.modules())
 
 
 @pytest.mark.parametrize('convert', [nn.SyncBatchNorm.convert_sync_batchnorm, convert_sync_batchnorm],

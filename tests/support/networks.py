@@ -72,3 +72,28 @@ class Calls(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         self.made.append((function, args, kwargs or {}))
         return function(*args, **(kwargs or {}))
+
+
+class Bfloat16Processor(TorchDispatchMode):
+    """Computes oneDNN's fused convolutions of bfloat16 by plain operators, on a processor whose oneDNN has none.
+
+    It refuses what oneDNN refuses: an input, weight, bias or addend whose types differ.
+    """
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name, dtypes = function.name(), {a.dtype for a in args if isinstance(a, torch.Tensor)}
+        if not name.startswith('mkldnn::') or torch.bfloat16 not in dtypes:
+            return function(*args, **(kwargs or {}))
+        if 'reorder' in name:
+            return args[0].clone()
+        plus = None
+        if '.binary' in name:
+            plus, args = (args[0], args[1:]) if 'pointwise_' in name else (args[1], (args[0], *args[2:]))
+        x, weight, bias, padding, stride, dilation, groups = args[:7]
+        if groups == len(weight) and bias.dtype == torch.float32:  # a BatchNorm's shift, which oneDNN takes
+            bias = bias.bfloat16()
+        else:
+            assert dtypes == {torch.bfloat16}, 'Input, weight and bias types differ'
+        y = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+        y = y if plus is None else y + plus
+        return y.relu() if 'relu' in args[7:] else y

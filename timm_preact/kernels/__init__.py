@@ -12,23 +12,37 @@ from typing import Any, Callable, Optional, Tuple
 import torch
 
 from . import cudnn, onednn, plain
-from .onednn import pack_weight
+from .onednn import PackedWeight
 from .plain import EPS, HALF_PRECISION, INTERPRETED, VARIANCE, Geometry, normalise
 
 __all__ = [
-    'EPS', 'HALF_PRECISION', 'VARIANCE', 'Geometry', 'convolve', 'convolve_for_next', 'fuses', 'has_triton', 'joins',
-    'normalise', 'norm_relu', 'norm_relu_backward', 'pack_weight', 'scale_shift_relu',
+    'EPS', 'HALF_PRECISION', 'VARIANCE', 'Geometry', 'PackedWeight', 'autocast_dtype', 'cast', 'convolve',
+    'convolve_for_next', 'fuses', 'has_triton', 'is_recorded', 'joins', 'normalise', 'norm_relu', 'norm_relu_backward',
+    'scale_shift_relu',
 ]
 
 
 def is_recorded(x: torch.Tensor) -> bool:
-    """Whether a graph is recorded of what becomes of x."""
+    """Return True if autograd, a tracer, a compiler or a transform of torch.func follows the operators on x."""
     return (torch.jit.is_tracing() or torch.compiler.is_compiling()  # first: a size asked later is a guard on it
-            or x.requires_grad and torch.is_grad_enabled())
+            or torch._C._are_functorch_transforms_active() or x.requires_grad and torch.is_grad_enabled())
+
+
+def autocast_dtype(x: torch.Tensor) -> torch.dtype:
+    """Return the type in which a convolution of x computes: x's own, or that of autocast, which leaves float64."""
+    kind = x.device.type
+    if x.dtype == torch.float64 or not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return x.dtype
+    return torch.get_autocast_dtype(kind)
+
+
+def cast(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return x in another type; x itself where it has that type, without calling an operator."""
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 def fuses(x: torch.Tensor) -> bool:
-    """Whether a convolution of x takes in what follows it, on a CPU, with a weight that `pack_weight` may lay out."""
+    """Return True if a convolution of x on a CPU can add a tensor to its output and apply ReLU in the same kernel."""
     return not is_recorded(x) and onednn.takes(x)
 
 
@@ -84,21 +98,31 @@ def convolve(
         plus: Optional[torch.Tensor] = None,
         relu: bool = False,
         overwrite: bool = False,
+        packed: Optional[PackedWeight] = None,
 ) -> torch.Tensor:
-    """conv(x) + plus, rectified if `relu`.
+    """Compute conv(x) + plus, followed by ReLU if `relu`, in the type of autocast where that is enabled.
 
     Args:
         x: (N, in_chs, H, W).
-        weight: (out_chs, in_chs / groups, k, k), of x's type; packed where x `fuses`.
+        weight: (out_chs, in_chs / groups, k, k), of x's type without autocast.
         bias: (out_chs,), or None.
-        geometry: Of the convolution, which pads by zeros.
-        plus: Of the output's shape and type, or None.
-        relu: Rectify the sum.
-        overwrite: The result may take the place of `plus`, which saves fetching new memory; x must not be `plus`.
+        geometry: Padding (by zeros), stride, dilation and groups of the convolution.
+        plus: Tensor of the output's shape that is added to it, or None.
+        relu: Apply ReLU to the sum.
+        overwrite: The result may overwrite `plus`, which saves allocating memory; x must not be `plus`.
+        packed: Keeps the weight in the layout of a CPU's kernels from call to call.
     """
-    if fuses(x):
+    x = cast(x, autocast_dtype(x))
+    if plus is not None and plus.dtype != x.dtype:
+        y = convolve(x, weight, bias, geometry, packed=packed) + plus
+        return y.relu_() if relu else y
+    if is_recorded(x):
+        return plain.convolve(x, weight, bias, geometry, plus, relu)
+    if onednn.takes(x):
+        weight = packed(weight, geometry, x) if packed else cast(weight, x.dtype)
+        bias = None if bias is None else cast(bias, x.dtype)
         return onednn.convolve(x, weight, bias, geometry, plus, relu, overwrite)
-    if relu and not is_recorded(x) and cudnn.takes(x, weight, bias, geometry, relu):
+    if relu and cudnn.takes(x, weight, bias, geometry, relu):
         y = cudnn.convolve(x, weight, bias, geometry, plus)
         if y is not None:
             return y

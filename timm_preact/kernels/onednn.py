@@ -5,18 +5,19 @@ written to memory; PyTorch's own compiler uses that, its modules do not. A Batch
 are such a convolution too, of one weight a channel.
 """
 from functools import lru_cache
-from typing import Optional
+from typing import Any, NamedTuple, Optional, Tuple
 
 import torch
 
 from .plain import EACH_CHANNEL_ALONE, Geometry
 
-__all__ = ['convolve', 'images_at_once', 'pack_weight', 'scale_shift_relu', 'takes']
+__all__ = ['PackedWeight', 'convolve', 'images_at_once', 'scale_shift_relu', 'takes']
 
 # Elements from which multiply-add-ReLU is faster as a convolution, in one pass over memory: below, setting that up
 # costs more than it saves (measured on 2 cores of an AMD EPYC; a factor of four changes little).
 CONVOLUTION_FROM = {torch.float32: 2 ** 21, torch.bfloat16: 2 ** 17}
 CACHE = 2 ** 22  # bytes of a tensor that a CPU core's cache keeps until the next kernel reads it
+SAMPLES = 16  # values of a weight that are compared at each call
 
 
 def takes(x: torch.Tensor) -> bool:
@@ -33,10 +34,62 @@ def knows(dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def pack_weight(weight: torch.Tensor, geometry: Geometry, x: torch.Tensor) -> torch.Tensor:
-    """A weight laid out as oneDNN wants it for inputs like x, for `convolve`: else each call lays it out."""
-    weight = weight.detach().to(memory_format=torch.channels_last)
+class Packed(NamedTuple):
+    """A weight in oneDNN's layout, and what shows whether it is still that of the weight."""
+    weight: torch.Tensor
+    version: int
+    address: int
+    samples: Any  # a NumPy view of the weight's memory
+    values: bytes
+    packed: torch.Tensor
+
+
+class PackedWeight:
+    """Keeps the weight of a convolution in oneDNN's layout until the weight changes; without it each call reorders it.
+
+    A change is found by comparing the tensor object, its version counter (which in-place operators, optimizers and
+    `load_state_dict` increment), its address (`p.data = ...`) and `SAMPLES` of its values, because writing through
+    `p.data` in place does not increment the counter. The comparison takes about 2 microseconds.
+
+    Copies and pickles of it are empty, and it hides the packed tensor, which has no storage, from exporters.
+    """
+
+    def __init__(self) -> None:
+        self.kept: Optional[Packed] = None
+
+    def __call__(self, weight: torch.Tensor, geometry: Geometry, x: torch.Tensor) -> torch.Tensor:
+        """Return `weight` in the type of x, packed for inputs like x."""
+        kept = self.kept
+        if kept is not None and kept.packed.dtype == x.dtype and kept.weight is weight and (
+                kept.version == weight._version and kept.address == weight.data_ptr()
+                and kept.samples.tobytes() == kept.values):
+            return kept.packed
+        packed = pack(weight, geometry, x)
+        if weight.is_inference():  # which has no version counter
+            return packed
+        samples = sample(weight)
+        self.kept = Packed(weight, weight._version, weight.data_ptr(), samples, samples.tobytes(), packed)
+        return packed
+
+    def __deepcopy__(self, memo: dict) -> 'PackedWeight':
+        return PackedWeight()
+
+    def __reduce__(self) -> Tuple[type, tuple]:
+        return PackedWeight, ()
+
+
+def pack(weight: torch.Tensor, geometry: Geometry, x: torch.Tensor) -> torch.Tensor:
+    """Return `weight` in the type of x and in oneDNN's layout for inputs like x."""
+    weight = weight.detach().to(x.dtype, memory_format=torch.channels_last)
     return torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, x.shape)
+
+
+def sample(weight: torch.Tensor) -> Any:
+    """Return a NumPy view of about `SAMPLES` evenly spaced values of a weight (out_chs, in_chs, k, k), as integers."""
+    is_channels_last = weight.is_contiguous(memory_format=torch.channels_last)
+    flat = (weight.detach().permute(0, 2, 3, 1) if is_channels_last else weight.detach()).flatten()
+    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[weight.element_size()]
+    return flat.view(integers)[::max(1, len(flat) // SAMPLES)].numpy()
 
 
 def convolve(
