@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from .kernels import Geometry, convolve, norm_relu, norm_relu_backward
+from .kernels import Geometry, autocast_dtype, cast, convolve, norm_relu, norm_relu_backward
 
 __all__ = [
     'bytes_kept', 'can_make_again', 'checkpoint_units', 'frozen_statistics', 'has_watched_parts', 'is_watched',
@@ -44,14 +44,24 @@ def has_watched_parts(module: nn.Module) -> bool:
     return False
 
 
-def can_make_again(norm: nn.Module, convs: Sequence[nn.Module]) -> bool:
-    """Whether these modules are what `norm_act_convs` stands in for: a BatchNorm with a ReLU, in training, and plain
-    convolutions, of no other class."""
+def can_make_again(x: torch.Tensor, norm: nn.Module, convs: Sequence[nn.Module]) -> bool:
+    """Return True if `norm_act_convs` can replace these modules on x: same values, gradients and running statistics.
+
+    That is so for a BatchNorm that normalises by the batch and updates its running statistics by a fixed momentum,
+    followed by ReLU alone, and for plain zero-padding convolutions. Classes are compared exactly. In every other state
+    of the modules (evaluation mode, `track_running_stats=False`, momentum None, a missing parameter or buffer, types
+    that differ) the modules run themselves.
+    """
+    if type(norm) is not BatchNormAct2d:
+        return False
+    dtypes = {None if tensor is None else tensor.dtype for tensor in (
+        norm.weight, norm.bias, norm.running_mean, norm.running_var)}
     return (
-        type(norm) is BatchNormAct2d and norm.training and torch.is_grad_enabled()
-        and type(norm.act) is nn.ReLU and type(norm.drop) is nn.Identity
-        and norm.affine and norm.running_mean is not None and norm.momentum is not None
+        x.ndim == 4 and norm.training and norm.track_running_stats and torch.is_grad_enabled()
+        and type(norm.act) is nn.ReLU and type(norm.drop) is nn.Identity and norm.momentum is not None
+        and dtypes in ({x.dtype}, {torch.float32})
         and all(type(conv) is nn.Conv2d and conv.padding_mode == 'zeros' and not isinstance(conv.padding, str)
+                and all(p is None or autocast_dtype(p) == autocast_dtype(x) for p in (conv.weight, conv.bias))
                 for conv in convs))
 
 
@@ -61,9 +71,7 @@ class NormActConvs(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, plus, running, momentum, eps, geometries, *parameters):
         a, stats = norm_relu(x, weight, bias, running, momentum, eps)
-        if torch.is_autocast_enabled(x.device.type):
-            precision = torch.get_autocast_dtype(x.device.type)
-            parameters = [None if p is None else p.to(precision) for p in parameters]
+        parameters = [None if p is None else cast(p, autocast_dtype(p)) for p in parameters]
         ctx.geometries = geometries
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, weight, stats, *parameters)
@@ -104,11 +112,6 @@ class NormActConvs(torch.autograd.Function):
         grad_x, grad_weight, grad_bias = norm_relu_backward(x, weight, stats, backward_of_convs)
         grad_plus = grads[0] if ctx.needs_input_grad[3] else None
         return grad_x, grad_weight, grad_bias, grad_plus, None, None, None, None, *grad_parameters
-
-
-def cast(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """x.to(dtype), without asking where it is that already."""
-    return x if x.dtype == dtype else x.to(dtype)
 
 
 def norm_act_convs(

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, create_act_layer
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
 from .memory import can_make_again, has_watched_parts, norm_act_convs
@@ -336,9 +337,14 @@ class ResidualUnit(nn.Module):
 
     @torch.jit.unused
     def is_unrecorded(self, x: torch.Tensor) -> bool:
-        """Whether autograd alone follows what runs: no hook, no tracer, and no compiler, which recomputes by itself."""
+        """Return True if only reverse-mode autograd follows the operators on x.
+
+        There is no hook, no tracer, no transform of torch.func or forward-mode autograd, which need the modules' own
+        operators, and no compiler, which recomputes by itself.
+        """
         return not (
             torch.compiler.is_compiling() or torch.jit.is_tracing() or isinstance(x, torch.fx.Proxy)
+            or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
             or _has_any_global_hook() or has_watched_parts(self))
 
     @torch.jit.unused
@@ -347,7 +353,7 @@ class ResidualUnit(nn.Module):
         first, *layers = self.residual
         projects = self.activated_shortcut and isinstance(self.shortcut, nn.Sequential)
         convs = [first, self.shortcut.conv] if projects else [first]
-        if can_make_again(self.pre, convs):
+        if can_make_again(x, self.pre, convs):
             a, y, *projected = norm_act_convs(x, self.pre, convs)
         else:
             a = self.pre(x)
@@ -360,7 +366,7 @@ class ResidualUnit(nn.Module):
             shortcut = self.shortcut(a if self.activated_shortcut else x)
         while layers:
             layer = layers.pop(0)
-            if not layers or not can_make_again(layer, layers[:1]):
+            if not layers or not can_make_again(y, layer, layers[:1]):
                 y = layer(y)
                 continue
             conv = layers.pop(0)

@@ -14,6 +14,7 @@ from pytorchcv.model_provider import get_model
 from support.networks import NETS, Calls, assert_same_step, create, step
 from timm.layers import BatchNormAct2d, StdConv2d
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.weak import TensorWeakRef
 
@@ -133,6 +134,168 @@ def test_other_norms_and_activations_train_as_without(sample):
     for kwargs in (dict(act_layer='silu'), dict(norm_layer='groupnorm1')):
         nets = [create('preact_resnet20', recompute_norms=r, **kwargs) for r in (True, False)]
         assert_same_step(step(nets[0], x, y), step(nets[1], x, y))
+
+
+# States of the modules in which they run themselves: each changes what BatchNorm computes or updates, and so must be
+# listed in `can_make_again`, or leaves its replacement right.
+
+
+def track_nothing(norm):
+    """What Lightning's BaseFinetuning.freeze(train_bn=False) does, beside freezing the parameters."""
+    norm.track_running_stats = False
+
+
+def average_cumulatively(norm):
+    norm.momentum = None
+
+
+def evaluate_alone(norm):
+    norm.eval()
+
+
+def drop_buffers(norm):
+    norm.running_mean = norm.running_var = None
+
+
+def drop_mean(norm):
+    norm.running_mean = None
+
+
+def drop_count(norm):
+    norm.num_batches_tracked = None
+
+
+def drop_weight(norm):
+    norm.weight = None
+
+
+def drop_bias(norm):
+    norm.bias = None
+
+
+def freeze(norm):
+    norm.requires_grad_(False)
+
+
+def freeze_bias(norm):
+    norm.bias.requires_grad_(False)
+
+
+def replace_weight(norm):
+    norm.weight = nn.Parameter(norm.weight.detach() + 1)
+
+
+def replace_buffers(norm):
+    norm.running_mean, norm.running_var = norm.running_mean + 1, norm.running_var + 1
+
+
+def share_parameters(norm):
+    norm.bias = norm.weight
+
+
+def update_little(norm):
+    norm.momentum = 0.
+
+
+@pytest.mark.parametrize('change', [
+    track_nothing, average_cumulatively, evaluate_alone, drop_buffers, drop_mean, drop_count, drop_weight, drop_bias,
+    freeze, freeze_bias, replace_weight, replace_buffers, share_parameters, update_little],
+    ids=lambda change: change.__name__)
+@pytest.mark.parametrize('name', ['preact_resnet20', 'preact_resnet164', 'preact_resnet110_orig'])
+def test_a_norm_in_any_state_trains_as_without(name, change, sample):
+    """Two steps, the second with what the first left in the buffers; or the error of the modules."""
+    x, y = images(sample)
+    outcomes = []
+    for recompute in (True, False):
+        model = create(name, recompute_norms=recompute)
+        for module in model.modules():
+            if isinstance(module, BatchNormAct2d):
+                change(module)
+        try:
+            step(model, x, y)
+            outcomes.append(step(model, x, y))
+        except Exception as e:
+            outcomes.append(repr(e))
+    if isinstance(outcomes[1], str):
+        assert outcomes[0] == outcomes[1]
+    else:
+        assert_same_step(*outcomes)
+
+
+def test_frozen_statistics_stay_as_they_are_on_noise():
+    """Twenty steps on noise of a network whose BatchNorms are frozen as Lightning freezes them."""
+    model = timm.create_model('preact_resnet20', pretrained=True, recompute_norms=True).train()
+    for module in model.modules():
+        if isinstance(module, BatchNormAct2d):
+            track_nothing(module)
+            freeze(module)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    for _ in range(20):
+        model(torch.randn(8, 3, 32, 32)).sum().backward()
+    assert len(before) == 57 and all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+
+
+def test_shared_norms_and_convolutions_train_as_without(sample):
+    x, y = images(sample)
+    results = []
+    for recompute in (True, False):
+        model = create('preact_resnet20', recompute_norms=recompute)
+        first, second = model.stages[0].blocks
+        second.residual.norm1, second.residual.conv2 = first.residual.norm1, first.residual.conv2
+        first.pre = first.residual.norm1
+        results.append(step(model, x, y))
+    assert_same_step(*results)
+
+
+@pytest.mark.parametrize('dtypes', [
+    (torch.float32, torch.bfloat16, torch.float32), (torch.bfloat16, torch.float32, torch.float32),
+    (torch.float32, torch.float32, torch.bfloat16), (torch.float64, torch.float32, torch.float64)])
+def test_types_that_differ_compute_or_fail_as_without(dtypes, sample):
+    """Images, BatchNorms and convolutions each in a type of their own, without autocast."""
+    x, y = images(sample, dtype=dtypes[0])
+    outcomes = []
+    for recompute in (True, False):
+        model = create('preact_resnet20', torch.float32, recompute_norms=recompute)
+        for module in model.modules():
+            if isinstance(module, BatchNormAct2d):
+                module.to(dtypes[1])
+            elif isinstance(module, (nn.Conv2d, nn.Linear)):
+                module.to(dtypes[2])
+        try:
+            outcomes.append(step(model, x, y))
+        except RuntimeError as e:
+            outcomes.append(str(e))
+    if isinstance(outcomes[1], str):
+        assert outcomes[0] == outcomes[1]
+    else:
+        assert_same_step(*outcomes, rtol=1e-2 if torch.bfloat16 in dtypes else 1e-4)
+
+
+def test_autocast_leaves_a_float64_network_as_it_is(sample):
+    x, y = images(sample)
+    expected = step(create('preact_resnet20'), x, y)
+    assert_same_step(step(create('preact_resnet20', recompute_norms=True), x, y, autocast=True), expected)
+
+
+def test_transforms_of_torch_func_and_forward_mode_see_the_modules(sample):
+    """They refuse a custom backward. Buffers are arguments too, since they are updated in place."""
+    x, y = images(sample, 4)
+    gradients, tangents = [], []
+    for recompute in (True, False):
+        model = create('preact_resnet20', recompute_norms=recompute)
+        parameters = {name: p.detach() for name, p in model.named_parameters()}
+        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+
+        def loss(parameters, buffers, model=model):
+            return F.cross_entropy(torch.func.functional_call(model, (parameters, buffers), x), y)
+
+        gradients.append(torch.func.grad(loss)(parameters, buffers))
+        with forward_ad.dual_level():
+            logits = create('preact_resnet20', recompute_norms=recompute)(forward_ad.make_dual(x, torch.ones_like(x)))
+            tangents.append(forward_ad.unpack_dual(logits).tangent)
+    torch.testing.assert_close(*gradients)
+    torch.testing.assert_close(*tangents)
+    assert tangents[0].abs().max() > 0
 
 
 class Lora(nn.Conv2d):
@@ -327,6 +490,17 @@ def test_checkpointing_updates_running_statistics_once(name, every, recompute, s
     assert_same_step(step(model, x, y), expected)
     norm = model.stages[0].blocks[0].residual.norm1
     assert norm.momentum == 0.1 and norm.num_batches_tracked == 1
+
+
+@pytest.mark.parametrize('feature_cls, counts', [('list', {1, 2}), ('getter', {1})])
+def test_checkpointed_features_update_running_statistics_as_documented(feature_cls, counts, sample):
+    """timm's own wrapper checkpoints as for every network, which updates twice; the network in a getter once."""
+    x, _ = images(sample)
+    backbone = create('preact_resnet20', features_only=True, feature_cls=feature_cls)
+    (backbone.model if feature_cls == 'getter' else backbone).set_grad_checkpointing()
+    sum(tap.square().sum() for tap in backbone(x)).backward()
+    found = {count.item() for name, count in backbone.named_buffers() if name.endswith('num_batches_tracked')}
+    assert found == counts
 
 
 def test_checkpointed_activated_features_update_running_statistics_once(sample):
