@@ -2,6 +2,7 @@
 import ast
 import difflib
 import functools
+import inspect
 import json
 import math
 import sys
@@ -189,12 +190,22 @@ def parse_model_kwargs(pairs: List[str], allowed: Collection[str] = ()) -> Dict[
     return kwargs
 
 
+def name_options(command: Callable) -> Dict[str, str]:
+    """Return the name of each argument on the command line: --top-k for top_k, IMAGES for a positional images."""
+    names = {}
+    for name, parameter in inspect.signature(command).parameters.items():
+        declared = *getattr(parameter.annotation, '__metadata__', ()), parameter.default
+        is_positional = any(type(info).__name__ == 'ArgumentInfo' for info in declared)  # typer's, not imported here
+        names[name] = name.upper() if is_positional else f"--{name.replace('_', '-')}"
+    return names
+
+
 def one_sentence_errors(command: Callable) -> Callable:
     """Wrap a command: check its numbers and texts, and print an error of the user or the system in one line.
 
     The exit code is then 2. An `ArgumentError` names the option of the command that has the argument's name.
     """
-    arguments = get_type_hints(command)
+    names = name_options(command)
 
     @functools.wraps(command)
     def wrapped(*args, **kwargs):
@@ -207,8 +218,7 @@ def one_sentence_errors(command: Callable) -> Callable:
                     raise ArgumentError(name, 'must not be empty.')
             return command(*args, **kwargs)
         except ArgumentError as e:
-            option = f"--{e.argument.replace('_', '-')}" if e.argument in arguments else e.argument
-            message = f'{option} {e.problem}'
+            message = f'{names.get(e.argument, e.argument)} {e.problem}'
         except UserError as e:
             message = str(e)
         except OSError as e:

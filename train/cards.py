@@ -11,6 +11,7 @@ import timm
 
 from timm_preact.card import card
 from timm_preact.catalog import MEASURED
+from timm_preact.evaluation import Protocol
 from timm_preact.weights import CHECKSUMS, digest_of, for_readers
 from timm_preact.weights.sources import SOURCES
 from train.places import CARDS, PUBLISHED, RESULTS
@@ -44,10 +45,10 @@ def find_result(name: str) -> Dict[str, Any]:
 def configure_run(name: str, config: Dict[str, Any], result: Dict[str, Any]) -> Dict[str, Any]:
     """Make config.json of a network that we trained, from what the trainer wrote."""
     scores = result['evaluation']
-    size = config['pretrained_cfg']['input_size'][-1]
+    protocol = Protocol(*(config['pretrained_cfg'].get(key) for key in Protocol._fields))
     evaluation = dict(
-        data=name.rpartition('.')[2], split='test', images=scores['images'], input_size=size,
-        crop_pct=config['pretrained_cfg']['crop_pct'], top1=scores['top1'], top5=scores['top5'])
+        data=name.rpartition('.')[2], split='test', images=scores['images'], **protocol.as_evaluation(),
+        top1=scores['top1'], top5=scores['top5'])
     return dict(
         for_readers(config), golden_sha256=digest_of(CARDS / name / 'golden.npz'), evaluations=[evaluation])
 

@@ -118,7 +118,8 @@ class Run:
         if self.share % self.bn_group:
             raise ArgumentError(
                 'bn_group', f'must divide the batch of a process ({self.share} images), got {self.bn_group}.')
-        check_network(self.settings, len(train.classes), self.bn_group, train.images.shape[1:3])
+        check_network(self.settings['model'], json.dumps(self.settings['model_kwargs']), len(train.classes),
+                      self.bn_group, train.images.shape[1:3])
         self.state, self.error, self.together = 'running', None, 1
         self.joins = capture and not compile_model
         self.group: Optional[Group] = None
@@ -540,14 +541,21 @@ def trainer_sha256() -> str:
     return hashlib.sha256(b''.join(sources)).hexdigest()
 
 
-def check_network(settings: Dict[str, Any], classes: int, images: int, size: Tuple[int, int]) -> None:
+@functools.lru_cache  # it takes seconds for a network of 1001 layers, which many runs of a campaign share
+def check_network(name: str, model_kwargs: str, classes: int, images: int, size: Tuple[int, int]) -> None:
     """Check by a forward pass on the meta device that the network can be trained on groups of so many images.
+
+    Args:
+        name: Registered name.
+        model_kwargs: Its arguments as JSON.
+        classes: Number of classes.
+        images: Number of images that share BatchNorm statistics.
+        size: Height and width of the images.
 
     Raises:
         UserError: A map becomes too small, BatchNorm gets one value of a channel, or there is not a logit a class.
     """
-    name = settings['model']
-    kwargs = {key: value for key, value in settings['model_kwargs'].items() if key != 'compile_units'}
+    kwargs = {key: value for key, value in json.loads(model_kwargs).items() if key != 'compile_units'}
     model = create_model(name, device='meta', num_classes=classes, **kwargs).train()
     group = f'{images} image{"s" * (images > 1)} of {size[0]}x{size[1]} pixels'
     try:
