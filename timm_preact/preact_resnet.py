@@ -540,8 +540,11 @@ def _create_preact_resnet(variant: str, pretrained: bool = False, **kwargs) -> P
 def _cfg(name: str, **kwargs) -> Dict[str, Any]:
     """What every tag has; a source's file and licence, or the weights that ship, or none."""
     source = SOURCES.get(name)
-    origin = dict(url=source.url, origin_url=source.origin, license=source.license) if source else dict(
-        file=shipped_weights(name), license='apache-2.0')
+    if source:
+        origin = dict(origin_url=source.origin, license=source.license)
+        origin.update(dict(hf_hub_id=source.hub) if source.hub else dict(url=source.url))
+    else:
+        origin = dict(file=shipped_weights(name), license='apache-2.0')
     return dict(
         first_conv='stem.conv',
         classifier='head.fc',
@@ -602,6 +605,14 @@ def _cfg_in1k_paper(name: str) -> Dict[str, Any]:
 
 def _cfg_in1k_pcv(name: str) -> Dict[str, Any]:
     return _cfg_in1k(name, interpolation='bilinear')
+
+
+def _cfg_in1k_timm(name: str) -> Dict[str, Any]:
+    """Return the config of timm's own resnetv2 weights, which are tested at 288x288."""
+    crop_pct = 0.95 if name.endswith('.a1h_in1k') else 0.9
+    return _cfg_in1k(
+        name, crop_pct=crop_pct, test_input_size=(3, 288, 288), test_crop_pct=1.0, mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5))
 
 
 def _cfg_in1k_keras(name: str) -> Dict[str, Any]:
@@ -698,9 +709,15 @@ _KERAS_ARGS = {
     for depth, layers in ((50, (3, 4, 6, 3)), (101, (3, 4, 23, 3)), (152, (3, 8, 36, 3)))
 }
 
+_TIMM_ARGS = {
+    f'preact_resnet{depth}_timm': dict(_IMAGENET_ARGS[f'preact_resnet{depth}'], stem_norm=False)
+    for depth in (18, 34, 50, 101)
+}
+
 # The arguments behind every registered name.
 MODEL_ARGS: Dict[str, Dict[str, Any]] = {
-    **_CIFAR_ARGS, **_IMAGENET_ARGS, **_CIFAR_PCV_ARGS, **_CIFAR_CHEN_ARGS, **_FB_ARGS, **_KERAS_ARGS}
+    **_CIFAR_ARGS, **_IMAGENET_ARGS, **_CIFAR_PCV_ARGS, **_CIFAR_CHEN_ARGS, **_FB_ARGS, **_KERAS_ARGS,
+    **_TIMM_ARGS}
 
 # A bare CIFAR name has 10 classes whatever weights exist: its first tag is marked as the default. Publishers' tags of
 # such names come before it: timm puts the first tag with weights in front of those that it knows.
@@ -713,6 +730,7 @@ default_cfgs = generate_default_cfgs({
     **{name: _cfg_cifar_pcv(name) for name in SOURCES if name.partition('.')[0] in _CIFAR_PCV_ARGS},
     **{name: _cfg_cifar_chen(name) for name in SOURCES if name.partition('.')[0] in _CIFAR_CHEN_ARGS},
     **{f'{name}.in1k': _cfg_in1k_keras(f'{name}.in1k') for name in _KERAS_ARGS},
+    **{name: _cfg_in1k_timm(name) for name in SOURCES if name.partition('.')[0] in _TIMM_ARGS},
 })
 
 
@@ -1026,3 +1044,27 @@ def preact_resnet101_keras(pretrained: bool = False, **kwargs) -> PreActResNet:
 def preact_resnet152_keras(pretrained: bool = False, **kwargs) -> PreActResNet:
     """ResNet-152 for ImageNet in the layout of Keras's ResNet152V2."""
     return _create_preact_resnet('preact_resnet152_keras', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet18_timm(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-18 for ImageNet of basic units in the layout of timm's resnetv2_18, without a norm in the stem."""
+    return _create_preact_resnet('preact_resnet18_timm', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet34_timm(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-34 for ImageNet of basic units in the layout of timm's resnetv2_34, without a norm in the stem."""
+    return _create_preact_resnet('preact_resnet34_timm', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet50_timm(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-50 for ImageNet of bottleneck units in the layout of timm's resnetv2_50, without a norm in the stem."""
+    return _create_preact_resnet('preact_resnet50_timm', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet101_timm(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-101 for ImageNet of bottleneck units in the layout of timm's resnetv2_101, without a norm in the stem."""
+    return _create_preact_resnet('preact_resnet101_timm', pretrained, **kwargs)

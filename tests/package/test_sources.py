@@ -371,7 +371,8 @@ def test_another_network_of_fair_under_the_name_is_refused_and_not_recorded(down
 
 
 def resnetv2(depth):
-    return timm.create_model(f'resnetv2_{depth}'), timm.create_model(f'preact_resnet{depth}', stem_norm=False)
+    name = f'preact_resnet{depth}' if depth == 152 else f'preact_resnet{depth}_timm'
+    return timm.create_model(f'resnetv2_{depth}'), timm.create_model(name, stem_norm=False)
 
 
 def resnet(depth):
@@ -496,7 +497,9 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 @pytest.mark.parametrize('name', SOURCES)
 def test_the_config_of_a_published_tag_is_the_publishers(name):
     config, source = timm.get_pretrained_cfg(name), SOURCES[name]
-    assert (config.url, config.license, config.origin_url) == (source.url, source.license, source.origin)
+    address = dict(hf_hub_id=source.hub) if source.hub else dict(url=source.url)
+    assert address.items() <= config.to_dict().items()
+    assert (config.license, config.origin_url) == (source.license, source.origin)
     assert source.protocol and source.upstream and None not in source[:1] + source.reported[:1]
     if '_pcv.' in name:
         assert config.num_classes == (100 if name.endswith('.cifar100') else 10)
@@ -510,6 +513,12 @@ def test_the_config_of_a_published_tag_is_the_publishers(name):
             (IMAGENET_MEAN, IMAGENET_STD) if '.aka_' in name else
             ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)) if classes == 10 else
             ((0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761)))
+        return
+    if '_timm' in name:
+        theirs = timm.get_pretrained_cfg(source.upstream).to_dict()
+        for key in ('hf_hub_id', 'num_classes', 'input_size', 'test_input_size', 'crop_pct', 'test_crop_pct',
+                    'interpolation', 'mean', 'std', 'license'):
+            assert config.to_dict()[key] == theirs[key]
         return
     assert (config.num_classes, config.input_size, config.crop_pct) == (1000, (3, 224, 224), 0.875)
     if '_keras' in name:
@@ -529,7 +538,7 @@ MAPPED = {
     'fair': ('preact_resnet200_fb', dict(layers=SMALL)),
     'keras': ('preact_resnet50_keras', {}),
     'gluon': ('preact_resnet50', {}),
-    'timm_resnetv2': ('preact_resnet18', dict(stem_norm=False)),
+    'timm_resnetv2': ('preact_resnet18_timm', {}),
     'torchvision': ('preact_resnet101_orig', {}),
     'akamaster': ('preact_resnet20_orig', {}),
 }

@@ -20,9 +20,9 @@ import timm
 import torch
 
 from ..files import write_atomically
-from . import CHECKSUMS, WeightsError, digest_of, read_config, shipped_weights, verify
+from . import CHECKSUMS, WeightsError, digest_of, read_checkpoint, read_config, shipped_weights, verify
 from .foreign import FOREIGN, read_foreign
-from .keymaps import to_ours
+from .keymaps import source_of, to_ours
 from .sources import SOURCES
 
 __all__ = ['HUB_ORGANIZATION', 'blaming', 'describe', 'fetch', 'find_cached', 'from_hub', 'locate', 'unpack']
@@ -51,6 +51,9 @@ def locate(variant: str, cfg: Any, cache_dir: Optional[str] = None) -> Dict[str,
         WeightsError: There are no such weights, they cannot be fetched, or they are not what they should be.
     """
     name = f'{variant}.{cfg.tag}'
+    source = SOURCES.get(name)
+    is_published = source is not None and not cfg.source and (
+        cfg.hf_hub_id == source.hub if source.hub else cfg.url == source.url)
     if cfg.source == 'local-dir':
         file = Path(cfg.file) / 'model.safetensors'
         checksum = read_config(file.with_name('config.json')).get('sha256')
@@ -58,7 +61,8 @@ def locate(variant: str, cfg: Any, cache_dir: Optional[str] = None) -> Dict[str,
             return {}
         verify(file, f'sha256:{checksum}')
         return dict(source=None, file=str(file), custom_load=False)
-    if cfg.source == 'hf-hub' or (cfg.hf_hub_id and not (cfg.file or cfg.state_dict or cfg.hf_hub_filename)):
+    is_own = cfg.file or cfg.state_dict or cfg.hf_hub_filename
+    if cfg.source == 'hf-hub' or (cfg.hf_hub_id and not is_own and not is_published):
         repo_id, _, revision = cfg.hf_hub_id.partition('@')
         file = from_hub(repo_id, revision or None, cache_dir=cache_dir)
         return dict(source=None, file=str(file), custom_load=False) if file else {}
@@ -68,15 +72,15 @@ def locate(variant: str, cfg: Any, cache_dir: Optional[str] = None) -> Dict[str,
         verify(cfg.file, CHECKSUMS[name])
         return {}
     organization = os.environ.get(HUB_ORGANIZATION)
-    if organization and (not cfg.url or name in SOURCES and cfg.url == SOURCES[name].url):
+    if organization and (is_published or not cfg.url):
         ours = None if name in SOURCES else CHECKSUMS.get(name)
         file = from_hub(f'{organization}/{name}', checksum=ours, cache_dir=cache_dir)
         if file is None:
             raise WeightsError(f'{organization}/{name} has no model.safetensors: publish it with timm-preact publish.')
         return dict(file=str(file), custom_load=False)
-    if not cfg.url:
+    if not (cfg.url or is_published):
         raise WeightsError(f'{name} has no published weights: {_weights_elsewhere(variant)}')
-    if name not in SOURCES or cfg.url != SOURCES[name].url:
+    if not is_published:
         return {}
     file = fetch(name, cache_dir)
     return dict(file=str(file), custom_load=file.suffix in FOREIGN)
@@ -94,7 +98,7 @@ def _weights_elsewhere(variant: str) -> str:
 
 
 def fetch(name: str, cache_dir: Optional[Union[str, Path]] = None) -> Path:
-    """The published file of 'name.tag', from the cache or the network, verified.
+    """Return the published file of 'name.tag', from the cache or the Internet, verified.
 
     A .pth.zip is unpacked; what is returned is the .pth. A file whose publisher states no checksum must hold exactly
     the tensors of its network; its sha256 is recorded beside it when it is first seen, and holds from then on. Where
@@ -102,12 +106,14 @@ def fetch(name: str, cache_dir: Optional[Union[str, Path]] = None) -> Path:
 
     Args:
         name: A key of SOURCES.
-        cache_dir: Folder of the cache, None for torch.hub's.
+        cache_dir: Folder of the cache, None for torch.hub's, or for the Hub client's where the file is on the Hub.
 
     Raises:
         WeightsError: It cannot be fetched, or is not the published file. Nothing is left in the cache then.
     """
     url = SOURCES[name].url
+    if SOURCES[name].hub:
+        return _fetch_from_hub(name, cache_dir)
     archive_name = url.rpartition('/')[2]
     file_name = archive_name.removesuffix('.zip')
     cache = Path(cache_dir or Path(torch.hub.get_dir()) / 'checkpoints')
@@ -132,8 +138,31 @@ def fetch(name: str, cache_dir: Optional[Union[str, Path]] = None) -> Path:
     return folder / file_name
 
 
+def _fetch_from_hub(name: str, cache_dir: Optional[Union[str, Path]]) -> Path:
+    """Return model.safetensors of a source on the Hub; without a checksum the first file seen is the only one."""
+    repo_id = SOURCES[name].hub
+    file = from_hub(repo_id, checksum=CHECKSUMS.get(name), cache_dir=cache_dir)
+    if file is None:
+        raise WeightsError(f'{repo_id} has no model.safetensors any more: name weights of your own, or a mirror by '
+                           f'{HUB_ORGANIZATION}.')
+    if name not in CHECKSUMS:
+        folder = Path(cache_dir or Path(torch.hub.get_dir()) / 'checkpoints')
+        folder = folder if is_writable(folder) else OWN_CACHE
+        folder.mkdir(parents=True, exist_ok=True)
+        record = folder / f'{name}.sha256'
+        if record.is_file() and digest_of(file) != record.read_text().strip():
+            raise WeightsError(f'{repo_id} has changed: its model.safetensors is not the file that was fetched here '
+                               f'first. Remove {record} to accept it.')
+        _check(name, file, record)
+    return file
+
+
 def find_cached(name: str) -> Optional[Path]:
     """The published file of 'name.tag' where it lies in the cache already, not verified; None where it does not."""
+    if SOURCES[name].hub:
+        from huggingface_hub import try_to_load_from_cache
+        cached = try_to_load_from_cache(SOURCES[name].hub, 'model.safetensors')
+        return Path(cached) if isinstance(cached, str) else None
     file_name = SOURCES[name].url.rpartition('/')[2].removesuffix('.zip')
     folders = Path(torch.hub.get_dir()) / 'checkpoints', OWN_CACHE
     return next((folder / file_name for folder in folders if (folder / file_name).is_file()), None)
@@ -197,7 +226,12 @@ def _check(name: str, file: Path, record: Path) -> None:
     elif record.is_file():
         verify(file, f'sha256:{record.read_text().strip()}')
     else:
-        to_ours(*read_foreign(file), timm.create_model(name.partition('.')[0], device='meta'))
+        if file.suffix in FOREIGN:
+            state_dict, layout = read_foreign(file)
+        else:
+            state_dict, _ = read_checkpoint(file)
+            layout = source_of(state_dict)
+        to_ours(state_dict, layout, timm.create_model(name.partition('.')[0], device='meta'))
         write_atomically(record, digest_of(file).encode())
 
 

@@ -126,7 +126,7 @@ KEY_MAPS: Dict[str, KeyMap] = {
         'stages.S.blocks.U.shortcut.conv': 'stages.{s}.blocks.{u}.downsample.conv',
         'norm': 'norm',
         'head.fc': 'head.fc',
-    }, names='', conv_head=True, model_args=dict(stem_norm=False)),
+    }, names=r'(_timm|(?<=152))', conv_head=True, model_args=dict(stem_norm=False)),
     'torchvision': KeyMap('torchvision resnet', mark='layer1.0.conv1.weight', modules={
         'stem.conv': 'conv1',
         'stem.norm': 'bn1',

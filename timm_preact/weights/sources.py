@@ -3,7 +3,8 @@
 Errors are top-1 and top-5 errors in percent as the source reports them; nobody measured them here. A checksum is of the
 file whose tensors are read: pytorchcv publishes the sha1 of the .pth inside its .zip, Keras the md5 of its .h5, FAIR
 nothing. akamaster and chenyaofo publish the first eight digits of the sha256, in a file's name as torch.hub reads it;
-where a file was at hand here, all of its digits are known.
+where a file was at hand here, all of its digits are known. For timm's files the Hub states the sha256; that of two of
+them was read there.
 """
 from typing import Dict, NamedTuple, Optional, Tuple
 
@@ -14,6 +15,7 @@ FAIR = 'https://github.com/facebookarchive/fb.resnet.torch'
 AKAMASTER = 'https://github.com/akamaster/pytorch_resnet_cifar10'
 CHENYAOFO = 'https://github.com/chenyaofo/pytorch-cifar-models'
 KERAS = 'https://storage.googleapis.com/tensorflow/keras-applications/resnet'
+TIMM = 'https://github.com/huggingface/pytorch-image-models'
 
 # What a licence's identifier on the Hub cannot say
 LICENSES = {FAIR: 'BSD 3-clause with an additional grant of patent rights (PATENTS, version 2)'}
@@ -32,7 +34,7 @@ class Source(NamedTuple):
     """One published file.
 
     Attributes:
-        url: Of the file; a .pth.zip holds one .pth.
+        url: Address of the file, or of the repository on the Hub; a .pth.zip holds one .pth.
         checksum: 'sha1:...', 'md5:...' or 'sha256:...', at least the digits that the publisher states; None if the
             publisher states none.
         origin: Project that published it.
@@ -40,6 +42,7 @@ class Source(NamedTuple):
         license: Identifier on the Hub.
         reported: (top-1, top-5) errors in percent as published, None where not published.
         protocol: How they were measured.
+        hub: Repository on the Hub whose model.safetensors is the file; None for a file that is fetched by `url`.
     """
     url: str
     checksum: Optional[str]
@@ -48,6 +51,7 @@ class Source(NamedTuple):
     license: str
     reported: Tuple[Optional[float], Optional[float]]
     protocol: str
+    hub: Optional[str] = None
 
 
 def _pytorchcv(upstream: str, error: str, release: str, sha1: str, reported: Tuple, protocol: str) -> Source:
@@ -138,6 +142,14 @@ _KERAS = {
     152: ('a49b44d1979771252814e80f8ec446f9', (21.968, 5.838)),
 }
 
+# depth: (tag, sha256, reported errors at 288x288)
+_TIMM = {
+    18: ('ra4_e3600_r224_in1k', '8cbd1843d961f937eed89815af452c0dcc63f0bb5c54b60a4cd8ed5fc66ffb3e', (24.636, 7.308)),
+    34: ('ra4_e3600_r224_in1k', '248e47c20c4e9b995099b5e39d8fb3396efd01d8b4befa2567eebcfa55ab5601', (20.930, 5.440)),
+    50: ('a1h_in1k', None, (18.594, 4.288)),
+    101: ('a1h_in1k', None, (16.998, 3.556)),
+}
+
 SOURCES: Dict[str, Source] = {
     **{f'{name}.pcv_in1k': _pytorchcv(*row, protocol='224x224, crop 0.875') for name, row in _IMAGENET.items()},
     **{
@@ -171,5 +183,12 @@ SOURCES: Dict[str, Source] = {
             origin='https://keras.io/api/applications/resnet', upstream=f'ResNet{depth}V2', license='apache-2.0',
             reported=reported, protocol='299x299')
         for depth, (md5, reported) in _KERAS.items()
+    },
+    **{
+        f'preact_resnet{depth}_timm.{tag}': Source(
+            url=f'https://huggingface.co/timm/resnetv2_{depth}.{tag}', checksum=sha256 and f'sha256:{sha256}',
+            origin=TIMM, upstream=f'resnetv2_{depth}.{tag}', license='apache-2.0', reported=reported,
+            protocol='288x288, crop 1.0', hub=f'timm/resnetv2_{depth}.{tag}')
+        for depth, (tag, sha256, reported) in _TIMM.items()
     },
 }
