@@ -2,16 +2,23 @@
 
 Errors are top-1 errors in percent on the test or validation set, by data set ('cifar10', 'cifar100', 'in1k').
 """
-from typing import Any, Dict, List, NamedTuple, Tuple
+import math
+import re
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import timm
 from torch import nn
 
-from .errors import UserError
+from .errors import ArgumentError, UserError
 from .weights.sources import SOURCES
 
-__all__ = ['DEMO_MODEL', 'MEASURED', 'PAPER', 'SIZES', 'Size', 'count_macs', 'depth_of', 'list_networks']
+__all__ = [
+    'DATA_SETS', 'DEMO_MODEL', 'MEASURED', 'PAPER', 'SIZES', 'Size', 'count_macs', 'data_of', 'depth_of', 'error_of',
+    'find_best', 'find_better', 'list_networks',
+]
 
+DATA_SETS = ('cifar10', 'cifar100', 'svhn', 'in1k')  # as tags end
+SORTS = ('name', 'error')
 DEMO_MODEL = 'preact_resnet20.cifar10'  # whose weights ship
 
 
@@ -128,12 +135,75 @@ def depth_of(name: str) -> int:
     return int(name.removeprefix('preact_resnet').split('_')[0])
 
 
-def list_networks(pattern: str = 'preact_*') -> List[Dict[str, Any]]:
-    """What is known of the networks whose names match: a dictionary a name, and one more a data set with an error.
+def data_of(tag: str) -> str:
+    """Return the data set of a tag or of 'name.tag': 'cifar10', 'cifar100', 'svhn' or 'in1k'."""
+    return re.split('[._]', tag)[-1]
+
+
+def error_of(key: str) -> Optional[float]:
+    """Return the top-1 error in percent of the weights of 'name.tag', ours or as published; None without weights."""
+    return MEASURED.get(key, SOURCES[key].reported[0] if key in SOURCES else None)
+
+
+def find_best(data: str, depth: Optional[int] = None) -> List[str]:
+    """Find the weights that no network with as many or fewer parameters surpasses, by size.
+
+    Args:
+        data: 'cifar10', 'cifar100', 'svhn' or 'in1k'.
+        depth: Of these networks only; None for all.
+
+    Returns:
+        Names with tags, the largest network last: its error is the lowest.
+    """
+    keys = [key for key in (*MEASURED, *SOURCES) if data_of(key) == data
+            and depth in (None, depth_of(key.partition('.')[0]))]
+    best: List[str] = []
+    for key in sorted(keys, key=lambda key: (SIZES[key.partition('.')[0]].params, error_of(key))):
+        if not best or error_of(key) < error_of(best[-1]):
+            best.append(key)
+    return best
+
+
+def find_better(name: str) -> List[str]:
+    """Find weights in the layout of timm or pytorchcv with a lower error than those of a bare name, if it has any.
+
+    Args:
+        name: Registered name, without tag.
+
+    Returns:
+        Names with tags, for each data set the one with the lowest error.
+    """
+    better = []
+    for data in DATA_SETS:
+        own = [error_of(key) for key in (*MEASURED, *SOURCES)
+               if key.partition('.')[0] == name and data_of(key) == data]
+        others = [key for key in SOURCES
+                  if key.partition('.')[0] in (f'{name}_timm', f'{name}_pcv') and data_of(key) == data]
+        best = min(others, key=error_of, default=None)
+        if best and error_of(best) < min(own, default=math.inf):
+            better.append(best)
+    return better
+
+
+def list_networks(pattern: str = 'preact_*', data: Optional[str] = None, sort: str = 'name') -> List[Dict[str, Any]]:
+    """List what is known of the networks whose names match: a dictionary a name, and one more a data set with an error.
+
+    Args:
+        pattern: Names with wildcards.
+        data: Only this data set: 'cifar10', 'cifar100', 'svhn' or 'imagenet'; None for all.
+        sort: 'name', or 'error' for the lowest error of weights first and networks without weights last.
+
+    Returns:
+        Dictionaries with name, depth, params, macs, data_set (the tag), paper_error, published_error, our_error,
+        weights, and best: True if no other weights for the data set and depth have a lower error.
 
     Raises:
-        UserError: No name matches.
+        UserError: No name matches, or `data` or `sort` is not known.
     """
+    if sort not in SORTS:
+        raise ArgumentError('sort', f'must be one of {", ".join(SORTS)}, got {sort!r}.')
+    if data is not None and data not in (*DATA_SETS, 'imagenet'):
+        raise ArgumentError('data', f'must be one of {", ".join(DATA_SETS[:-1])}, imagenet, got {data!r}.')
     names = [name for name in timm.list_models(pattern) if name in SIZES]
     if not names:
         raise UserError(f'no network matches {pattern}: try "preact_*".')
@@ -141,17 +211,22 @@ def list_networks(pattern: str = 'preact_*') -> List[Dict[str, Any]]:
     for name in names:
         default, *others = [cfg.tag for cfg in timm.models.get_arch_pretrained_cfgs(name).values()]
         for tag in (default, *others):
-            key = f'{name}.{tag}'
+            key, depth = f'{name}.{tag}', depth_of(name)
             known = dict(
                 paper_error=PAPER.get(name, {}).get(tag),
                 published_error=SOURCES[key].reported[0] if key in SOURCES else None,
                 our_error=MEASURED.get(key),
                 weights=timm.models.is_model_pretrained(key),
             )
-            if tag == default or any(known.values()):
+            wanted = data in (None, data_of(tag)) or (data, data_of(tag)) == ('imagenet', 'in1k')
+            if wanted and (tag == default or any(known.values())):
+                best = known['weights'] and find_best(data_of(tag), depth)[-1] == key
                 rows.append(dict(
-                    name=name, depth=depth_of(name), params=SIZES[name].params, macs=SIZES[name].macs, data_set=tag,
-                    **known))
+                    name=name, depth=depth, params=SIZES[name].params, macs=SIZES[name].macs, data_set=tag, **known,
+                    best=best))
+    if sort == 'error':
+        errors = {id(row): error_of(f"{row['name']}.{row['data_set']}") for row in rows}
+        rows.sort(key=lambda row: math.inf if errors[id(row)] is None else errors[id(row)])
     return rows
 
 

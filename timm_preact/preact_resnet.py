@@ -736,31 +736,46 @@ default_cfgs = generate_default_cfgs({
 
 @register_model
 def preact_resnet20(pretrained: bool = False, **kwargs) -> PreActResNet:
-    """ResNet-20 for CIFAR of basic units with full pre-activation, Fig. 4(e)."""
+    """ResNet-20 for CIFAR of basic units with full pre-activation, Fig. 4(e).
+
+    Better weights to start from: `preact_resnet20_pcv`.
+    """
     return _create_preact_resnet('preact_resnet20', pretrained, **kwargs)
 
 
 @register_model
 def preact_resnet56(pretrained: bool = False, **kwargs) -> PreActResNet:
-    """ResNet-56 for CIFAR of basic units with full pre-activation, Fig. 4(e)."""
+    """ResNet-56 for CIFAR of basic units with full pre-activation, Fig. 4(e).
+
+    Better weights to start from: `preact_resnet56_pcv`.
+    """
     return _create_preact_resnet('preact_resnet56', pretrained, **kwargs)
 
 
 @register_model
 def preact_resnet110(pretrained: bool = False, **kwargs) -> PreActResNet:
-    """ResNet-110 for CIFAR of basic units with full pre-activation, Fig. 4(e)."""
+    """ResNet-110 for CIFAR of basic units with full pre-activation, Fig. 4(e).
+
+    Better weights to start from: `preact_resnet110_pcv`.
+    """
     return _create_preact_resnet('preact_resnet110', pretrained, **kwargs)
 
 
 @register_model
 def preact_resnet164(pretrained: bool = False, **kwargs) -> PreActResNet:
-    """ResNet-164 for CIFAR of bottleneck units with full pre-activation, Fig. 4(e)."""
+    """ResNet-164 for CIFAR of bottleneck units with full pre-activation, Fig. 4(e).
+
+    Better weights to start from: `preact_resnet164_pcv`.
+    """
     return _create_preact_resnet('preact_resnet164', pretrained, **kwargs)
 
 
 @register_model
 def preact_resnet1001(pretrained: bool = False, **kwargs) -> PreActResNet:
-    """ResNet-1001 for CIFAR of bottleneck units with full pre-activation, Fig. 4(e)."""
+    """ResNet-1001 for CIFAR of bottleneck units with full pre-activation, Fig. 4(e).
+
+    Better weights to start from: `preact_resnet1001_pcv`.
+    """
     return _create_preact_resnet('preact_resnet1001', pretrained, **kwargs)
 
 
@@ -892,25 +907,37 @@ def preact_resnet110_orig_conv_shortcut(pretrained: bool = False, **kwargs) -> P
 
 @register_model
 def preact_resnet18(pretrained: bool = False, **kwargs) -> PreActResNet:
-    """ResNet-18 for ImageNet of basic units with full pre-activation."""
+    """ResNet-18 for ImageNet of basic units with full pre-activation.
+
+    Better weights to start from: `preact_resnet18_timm`.
+    """
     return _create_preact_resnet('preact_resnet18', pretrained, **kwargs)
 
 
 @register_model
 def preact_resnet34(pretrained: bool = False, **kwargs) -> PreActResNet:
-    """ResNet-34 for ImageNet of basic units with full pre-activation."""
+    """ResNet-34 for ImageNet of basic units with full pre-activation.
+
+    Better weights to start from: `preact_resnet34_timm`.
+    """
     return _create_preact_resnet('preact_resnet34', pretrained, **kwargs)
 
 
 @register_model
 def preact_resnet50(pretrained: bool = False, **kwargs) -> PreActResNet:
-    """ResNet-50 for ImageNet of bottleneck units with full pre-activation."""
+    """ResNet-50 for ImageNet of bottleneck units with full pre-activation.
+
+    Better weights to start from: `preact_resnet50_timm`.
+    """
     return _create_preact_resnet('preact_resnet50', pretrained, **kwargs)
 
 
 @register_model
 def preact_resnet101(pretrained: bool = False, **kwargs) -> PreActResNet:
-    """ResNet-101 for ImageNet of bottleneck units with full pre-activation."""
+    """ResNet-101 for ImageNet of bottleneck units with full pre-activation.
+
+    Better weights to start from: `preact_resnet101_timm`.
+    """
     return _create_preact_resnet('preact_resnet101', pretrained, **kwargs)
 
 

@@ -11,14 +11,15 @@ import functools
 import json
 import re
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, Tuple
+from typing import Any, Callable, Collection, Dict, Iterator, Tuple
 
 import timm
 import typer
 
 from benchmarks import tables
 from timm_preact.benchmark import format_tables
-from timm_preact.catalog import MEASURED, PAPER, SIZES, depth_of
+from timm_preact.card import DATA_SETS as CARD_DATA_SETS
+from timm_preact.catalog import DATA_SETS, MEASURED, PAPER, SIZES, count_macs, depth_of, error_of, find_best
 from timm_preact.errors import one_sentence_errors
 from timm_preact.files import write_atomically
 from timm_preact.weights.sources import SOURCES
@@ -76,6 +77,32 @@ def format_names() -> str:
 
     headings = 'name', 'depth', 'parameters', 'MACs', 'paper', 'published weights', 'ours'
     return format_table('lrrrlll', headings, list_rows())
+
+
+def format_best(only_last: Collection[str] = ()) -> str:
+    """Format the best weights of each data set by size, with their cost at the input size of the reported error.
+
+    Args:
+        only_last: Data sets of which only the weights with the lowest error are listed.
+    """
+    def list_rows() -> Iterator[Tuple[str, ...]]:
+        for data in DATA_SETS:
+            best = find_best(data)
+            for key in best[-1:] if data in only_last else best:
+                name, source = key.partition('.')[0], SOURCES.get(key)
+                protocol = source.protocol if source else '32x32'
+                size = int(re.match(r'\d+', protocol)[0])
+                macs = count_macs(timm.create_model(name, device='meta'), (3, size, size))
+                publisher = re.sub(r'https://(github\.com/)?', '', source.origin) if source else 'ours, bundled'
+                cells = (f'`{key}`', f'{SIZES[name].params / 1e6:.2f} M', f'{macs / 1e6:,.0f} M',
+                         f'{error_of(key):.2f}')
+                bold = '**' if key == best[-1] else ''
+                yield (CARD_DATA_SETS[data][0], *(f'{bold}{cell}{bold}' for cell in cells), protocol.partition(';')[0],
+                       publisher, source.license if source else 'apache-2.0')
+
+    headings = ('data', 'weights', 'parameters', 'multiply-adds', 'top-1 error, %', 'tested at', 'publisher',
+                'licence')
+    return format_table('llrrrlll', headings, list_rows())
 
 
 def format_sources() -> str:
@@ -154,6 +181,8 @@ def format_scaling() -> str:
 # What stands between <!-- NAME --> and <!-- /NAME -->
 BLOCKS: Dict[str, Callable[[], str]] = {
     'names': format_names,
+    'best': format_best,
+    'best_short': lambda: format_best(only_last=('cifar10', 'cifar100', 'svhn')),
     'sources': format_sources,
     'results': lambda: format_measured(read_runs()),
     'results_short': format_six_results,

@@ -147,7 +147,7 @@ def test_an_unknown_name_suggests_the_nearest(npz_folder):
 
 def test_a_name_without_weights_says_which_have_some(npz_folder):
     output = refusal('evaluate', '--model', 'preact_resnet56', '--data', npz_folder)
-    assert 'preact_resnet56.cifar10 has no published weights: preact_resnet56_pcv has some' in output
+    assert 'preact_resnet56.cifar10 has no published weights: use preact_resnet56_pcv.cifar10, the best of' in output
 
 
 def test_a_batch_size_of_0_is_refused(npz_folder):

@@ -32,14 +32,21 @@ __all__ = ['demo', 'evaluate', 'list_models', 'predict']
 
 def list_models(
         pattern: Annotated[str, typer.Argument(help='Names to list, e.g. "preact_resnet110*".')] = 'preact_*',
+        data: Annotated[Optional[str], typer.Option(
+            help='Only networks for cifar10, cifar100, svhn or imagenet.')] = None,
+        sort: Annotated[str, typer.Option(help='name, or error: the lowest error of weights first.')] = 'name',
         as_json: Json = False,
 ) -> None:
     """List the networks: size, cost, the errors of the paper, of published weights and ours, and which have weights.
 
-    Example: `timm-preact list 'preact_resnet110*'`
+    The best weights of each data set and depth are marked with `*`.
+
+    Examples: `timm-preact list 'preact_resnet110*'`
+
+    `timm-preact list --data imagenet --sort error`
     """
     from ..catalog import list_networks
-    rows = list_networks(pattern)
+    rows = list_networks(pattern, data, sort)
     print(json.dumps(rows, indent=1)) if as_json else print_networks(rows)
 
 

@@ -71,7 +71,7 @@ def print_networks(rows: Sequence[Any]) -> None:
     """Print what `timm_preact.catalog.list_networks` found, a row a network and data set."""
     table = new_table(caption_justify='left', caption=(
         'paper, published (as its publisher reports it), ours: top-1 errors in %; MACs: multiply-adds for one image of '
-        'the default data set'))
+        'the default data set; *: the best weights for a data set and depth'))
     table.add_column('name', overflow='fold')
     for heading in ('depth', 'params', 'MACs', 'data set', 'paper', 'published', 'ours', 'weights'):
         table.add_column(heading, justify='left' if heading in ('data set', 'weights') else 'right', no_wrap=True)
@@ -79,7 +79,7 @@ def print_networks(rows: Sequence[Any]) -> None:
         table.add_row(
             row['name'], str(row['depth']), f"{row['params'] / 1e6:.2f}M", f"{row['macs'] / 1e6:.0f}M", row['data_set'],
             *(show_error(row[key]) for key in ('paper_error', 'published_error', 'our_error')),
-            'yes' if row['weights'] else '-')
+            'yes *' if row['best'] else 'yes' if row['weights'] else '-')
     print_table(table)
 
 

@@ -79,21 +79,21 @@ def locate(variant: str, cfg: Any, cache_dir: Optional[str] = None) -> Dict[str,
             raise WeightsError(f'{organization}/{name} has no model.safetensors: publish it with timm-preact publish.')
         return dict(file=str(file), custom_load=False)
     if not (cfg.url or is_published):
-        raise WeightsError(f'{name} has no published weights: {_weights_elsewhere(variant)}')
+        raise WeightsError(f'{name} has no published weights: {_weights_elsewhere(variant, cfg.tag)}')
     if not is_published:
         return {}
     file = fetch(name, cache_dir)
     return dict(file=str(file), custom_load=file.suffix in FOREIGN)
 
 
-def _weights_elsewhere(variant: str) -> str:
-    """What somebody can do who wants weights for a name that has none."""
-    architectures = {key: key.partition('.')[0] for key in SOURCES}
-    others = sorted({
-        name if name != variant and timm.models.is_model_pretrained(name) else key
-        for key, name in architectures.items()
-        if name == variant or name.startswith(f'{variant}_') and ('_orig' in name) == ('_orig' in variant)})
-    where = f'{" and ".join(others)} {"has" if len(others) == 1 else "have"} some; or ' if others else ''
+def _weights_elsewhere(variant: str, tag: str) -> str:
+    """Return the remedy for a name without weights: the best ones of its depth and placement, and training."""
+    others = [key for key in SOURCES if re.match(rf'{variant}(_[a-z]+)?\.', key) and (
+        '_orig' in key) == ('_orig' in variant)]
+    data = tag.rpartition('_')[2]
+    same_data = [key for key in others if re.split('[._]', key)[-1] == data]
+    best = min(same_data or others, key=lambda key: SOURCES[key].reported[0], default=None)
+    where = f'use {best}, the best of this depth ({SOURCES[best].reported[0]:.2f} % top-1 error); or ' if best else ''
     return f'{where}train it with train.cifar, name weights of your own, or pass pretrained=False.'
 
 
