@@ -28,6 +28,7 @@ CORE = (
     'preact_resnet50',  # bottleneck units, ImageNet stem
     'preact_resnet20',  # basic units, CIFAR stem, shipped weights
     'preact_resnet164',  # bottleneck units, CIFAR stem
+    'preact_resnet18_timm',  # basic units, no norm in the stem
     'preact_resnet50_keras',  # stride in the last unit of a stage, biases, no norm in the stem
     'preact_resnet110_1layer',
     'preact_resnet110_bn_after_add',
