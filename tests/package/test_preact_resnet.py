@@ -90,8 +90,12 @@ PARAMETERS = {
     'preact_resnet50_keras': 25_568_360,
     'preact_resnet101_keras': 44_577_896,
     'preact_resnet152_keras': 60_236_904,
+    'preact_resnet18_timm': 11_687_720,
+    'preact_resnet34_timm': 21_795_880,
+    'preact_resnet50_timm': 25_549_352,
+    'preact_resnet101_timm': 44_541_480,
 }
-FOREIGN_NAMES = [name for name in PARAMETERS if name.endswith(('_fb', '_pcv', '_chen', '_keras'))]
+FOREIGN_NAMES = [name for name in PARAMETERS if name.endswith(('_fb', '_pcv', '_chen', '_keras', '_timm'))]
 IMAGENET_NAMES = [name for name in PARAMETERS if name not in FOREIGN_NAMES and MODEL_ARGS[name].get('stem_type')]
 CIFAR_NAMES = [name for name in PARAMETERS if name not in FOREIGN_NAMES and name not in IMAGENET_NAMES]
 SMALL_IMAGENET = dict(layers=(2, 2, 2, 2), channels=(16, 32, 64, 128), stem_chs=16)
