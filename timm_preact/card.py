@@ -172,8 +172,9 @@ def _origin(name: str) -> str:
             stated = 'the sha256, whose first eight digits the publisher states, is'
         checksum = f'Before a tensor is read, {stated} verified: `{digest}`.'
     else:
-        checksum = ('The publisher states no checksum: size and structure are checked, and the sha256 of the first '
-                    'file seen is recorded and holds from then on.')
+        stated = 'The sha256 that the Hub states' if source.hub else 'The publisher states no checksum: size'
+        checksum = (f'{stated} and structure are checked, and the sha256 of the first file seen is recorded and holds '
+                    f'from then on.')
     return ORIGIN.format(
         name=name, upstream=source.upstream, url=source.url, publisher=source.origin, checksum=checksum,
         license=LICENSES.get(source.origin, source.license), conversion=CONVERSIONS.get(source.origin, CONVERSION))

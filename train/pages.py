@@ -110,7 +110,8 @@ def format_sources() -> str:
     def list_rows() -> Iterator[Tuple[str, ...]]:
         for name, source in SOURCES.items():
             project = source.origin.removeprefix('https://').removeprefix('github.com/')
-            checked = (source.checksum or 'size and structure').partition(':')[0]
+            unknown = 'sha256 of the Hub' if source.hub else 'size and structure'
+            checked = (source.checksum or unknown).partition(':')[0]
             yield (f'`{name}`', source.upstream, f'[{project}]({source.origin})', source.license,
                    f'{source.reported[0]:.2f}', checked)
         for name, error in MEASURED.items():

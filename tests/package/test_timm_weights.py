@@ -133,8 +133,9 @@ def test_the_first_file_must_be_the_network(serve, cache):
         assert not list(cache.glob('*.sha256'))
 
 
-def test_a_flipped_byte_is_refused_where_the_checksum_is_known(serve, hub):
-    serve(state_checksum=True)
+@pytest.mark.parametrize('state_checksum', [True, False], ids=['checksum known', 'checksum of the Hub'])
+def test_a_flipped_byte_is_refused(state_checksum, serve, hub):
+    serve(state_checksum=state_checksum)
     hub.flip(REPO, 'model.safetensors')
     assert 'is damaged' in refusal()
 
