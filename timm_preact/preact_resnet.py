@@ -708,8 +708,8 @@ _CIFAR_CHEN_ARGS = {
 _W64_UNITS = {
     18: ((2, 2, 2, 2), False), 34: ((3, 4, 6, 3), False), 50: ((3, 4, 6, 3), True), 101: ((3, 4, 23, 3), True),
     152: ((3, 8, 36, 3), True)}
-# kuangliu's PreActResNet and ResNet, which weiaicunzai's ResNet equals; weiaicunzai's PreActResNet, which has biases, the
-# stride on the first convolution, and projections of the raw tensor
+# kuangliu's PreActResNet and ResNet, which weiaicunzai's ResNet equals; weiaicunzai's PreActResNet, which has biases,
+# the stride on the first convolution, and projections of the raw tensor
 _CIFAR_W64_ARGS = {
     **{f'preact_resnet{depth}_kuang': _cifar_w64(*units, final_norm=False) for depth, units in _W64_UNITS.items()},
     **{f'preact_resnet{depth}_orig_kuang': _cifar_w64(*units, placement='orig')
