@@ -226,6 +226,17 @@ def test_an_imagenet_net_runs_its_layers_in_the_papers_order(placement):
     assert run_order(model, torch.randn(2, 3, 64, 64)) == 'cnam' + 8 * unit + last + 'p'
 
 
+@pytest.mark.parametrize('stem_norm', [False, True])
+@pytest.mark.parametrize('placement', PLACEMENTS)
+def test_stem_and_final_norms_are_arguments(placement, stem_norm):
+    _, unit, _ = ORDERS[placement]
+    kwargs = dict(placement=placement, stem_norm=stem_norm, final_norm=False)
+    model = PreActResNet(layers=(1, 2, 1), **kwargs)
+    assert run_order(model, torch.randn(2, 3, 32, 32)) == 'c' + 'na' * stem_norm + 4 * unit + 'p'
+    model = timm.create_model('preact_resnet18', **kwargs, **SMALL_IMAGENET)
+    assert run_order(model, torch.randn(2, 3, 64, 64)) == 'c' + 'na' * stem_norm + 'm' + 8 * unit + 'p'
+
+
 @pytest.mark.parametrize('name, layers, kernels', [
     ('preact_resnet110', [18, 18, 18], [3, 3]),
     ('preact_resnet110_1layer', [36, 36, 36], [3]),
@@ -243,7 +254,9 @@ def test_a_net_has_the_papers_units(name, layers, kernels):
             assert [m.kernel_size[0] for m in unit.residual if isinstance(m, nn.Conv2d)] == kernels
 
 
-@pytest.mark.parametrize('name, conv', [('preact_resnet164', 'conv1'), ('preact_resnet50', 'conv2')])
+@pytest.mark.parametrize('name, conv', [
+    ('preact_resnet164', 'conv1'), ('preact_resnet50', 'conv2'), ('preact_resnet50_kuang', 'conv2'),
+    ('preact_resnet50_orig_kuang', 'conv2'), ('preact_resnet50_wei', 'conv1')])
 def test_a_bottleneck_has_its_stride_where_its_source_has_it(name, conv):
     """resnet-1k-layers on the first 1x1, the ImageNet nets on the 3x3."""
     model = timm.create_model(name, device='meta')
