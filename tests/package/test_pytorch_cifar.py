@@ -173,6 +173,15 @@ def test_a_file_has_the_number_of_classes_that_it_has(source, tmp_path):
     assert model.num_classes == 100 and tuple(model.pretrained_cfg['mean']) == layout.inputs[0]
 
 
+def test_a_config_beside_a_file_says_how_its_images_are_prepared(trained, tmp_path):
+    _, file = trained('kuangliu_preact')
+    (tmp_path / 'ckpt.pth').symlink_to(file)
+    mean, std = [0.5, 0.5, 0.5], [0.247, 0.243, 0.261]
+    (tmp_path / 'config.json').write_text(json.dumps(dict(pretrained_cfg=dict(mean=mean, std=std))))
+    cfg = load_model(find_name(tmp_path / 'ckpt.pth'), str(tmp_path / 'ckpt.pth')).pretrained_cfg
+    assert (cfg['mean'], cfg['std'], cfg['input_size']) == (mean, std, (3, 32, 32))
+
+
 @pytest.mark.parametrize('suffix', ['_kuang', '_orig_kuang', '_wei'])
 def test_tags_have_the_preparation_of_the_script_for_their_data_set(suffix):
     for depth in DEPTHS:
