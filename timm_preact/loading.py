@@ -30,6 +30,10 @@ INPUTS = {
     'timm_resnetv2': dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
     'akamaster': dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
     'gluon': dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), interpolation='bilinear'),
+    **{layout: dict(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
+       for layout in ('kuangliu', 'kuangliu_preact')},
+    **{layout: dict(mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762))
+       for layout in ('weiaicunzai', 'weiaicunzai_preact')},
 }
 
 

@@ -91,8 +91,9 @@ class PreActResNet(nn.Module):
             output_stride: int = 32,
             stem_type: str = 'cifar',
             stem_chs: int = 16,
-            stem_norm: bool = True,
+            stem_norm: Optional[bool] = None,
             stem_pad: str = 'ignored',
+            final_norm: bool = True,
             kernels: Tuple[int, ...] = (3, 3),
             bottle_ratio: float = 1.,
             stride_on: str = '1x1',
@@ -126,8 +127,11 @@ class PreActResNet(nn.Module):
             output_stride: Stride of the last feature map at most: 8, 16 or 32; later stages are dilated instead.
             stem_type: 'cifar' (3x3 convolution) or 'imagenet' (7x7 convolution with stride 2, BN-ReLU, 3x3 max-pool).
             stem_chs: Channels of the stem.
-            stem_norm: An 'imagenet' stem has BN-ReLU before its pooling.
+            stem_norm: BN-ReLU after the stem's convolution. None: an 'imagenet' stem has them, a 'cifar' stem has what
+                the placement puts there (nothing for 'full').
             stem_pad: What an 'imagenet' stem's pooling sees around the map: 'ignored' nothing, 'zeros' zeros.
+            final_norm: Placements with pre-activation repeat it before the head. False: the head reads the sum of the
+                last unit (pytorch-cifar's and pytorch-cifar100's PreActResNet).
             kernels: Kernel sizes of a unit's branch: (3,) one-layer, (3, 3) basic, (1, 3, 1) bottleneck.
             bottle_ratio: Width of a branch before its last convolution, as a share of the stage's channels.
             stride_on: Which convolution of a bottleneck has the stride: '1x1' (as resnet-1k-layers) or '3x3'.
@@ -189,7 +193,9 @@ class PreActResNet(nn.Module):
         acts = dict(norm_layer=norm_act_layer, act_layer=get_act_layer(act_layer))
 
         self.stem_pools = stem_type == 'imagenet'
-        kernel, stride, after = (7, 2, 'na' * stem_norm) if self.stem_pools else (3, 1, place.stem)
+        kernel, stride, after = (7, 2, 'na') if self.stem_pools else (3, 1, place.stem)
+        if stem_norm is not None:
+            after = 'na' * stem_norm
         bias = 'stem' in biases
         self.stem = nn.Sequential(OrderedDict(
             conv=nn.Conv2d(in_chans, stem_chs, kernel, stride=stride, padding=kernel // 2, bias=bias, **dd),
@@ -246,7 +252,7 @@ class PreActResNet(nn.Module):
             self.feature_info.append(dict(num_chs=out_chs, reduction=curr_stride, module=f'stages.{i}'))
 
         self.num_features = prev_chs
-        self.norm = create_norm_act(place.pre, self.num_features, **acts, **dd)
+        self.norm = create_norm_act(place.pre * final_norm, self.num_features, **acts, **dd)
         self.head = ClassifierHead(self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd)
         self.head_hidden_size = self.num_features * self.head.global_pool.feat_mult()
 
@@ -334,7 +340,7 @@ class PreActResNet(nn.Module):
             indices: The last n if int, all if None, else those listed.
             norm: False (default) taps the raw sums x_l; True taps them as the next unit sees them, activated by its
                 pre-activation, the last ones by the network's last norm. Placements without pre-activation, and a stem
-                that pools, are activated already: there both are the same.
+                that pools, are activated already: there both are the same, as is the last tap with final_norm=False.
             stop_early: Run no stage after the last one asked for.
             output_fmt: Only 'NCHW'.
             intermediates_only: Return the list alone.
@@ -586,6 +592,12 @@ def _cfg_cifar_chen(name: str) -> Dict[str, Any]:
     return _cfg_cifar(name, mean=(0.5070, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2761))
 
 
+def _cfg_cifar_w64(name: str) -> Dict[str, Any]:
+    """kuangliu normalises CIFAR-10 as pytorchcv; weiaicunzai's constants are those of CIFAR-100 itself."""
+    is_kuangs = name.endswith('_kuang.cifar10')
+    return dict(_cfg_cifar_pcv(name) if is_kuangs else _cfg_cifar(name), pool_size=(4, 4))
+
+
 def _cfg_in1k(name: str, **kwargs) -> Dict[str, Any]:
     return _cfg(name, **{**dict(
         num_classes=1000,
@@ -653,6 +665,11 @@ def _imagenet(layers: Tuple[int, ...], bottleneck: bool = True, **kwargs) -> Dic
     )
 
 
+def _cifar_w64(layers: Tuple[int, ...], bottleneck: bool, **kwargs) -> Dict[str, Any]:
+    """The four stages of an ImageNet network behind a CIFAR stem of 64 channels."""
+    return {**_imagenet(layers, bottleneck), 'stem_type': 'cifar', **kwargs}
+
+
 _CIFAR_ARGS = {
     'preact_resnet20': _cifar(20),
     'preact_resnet56': _cifar(56),
@@ -698,6 +715,20 @@ _CIFAR_PCV_ARGS = {
 # The original unit with option B and a norm behind projections, as torchvision's
 _CIFAR_CHEN_ARGS = {
     f'preact_resnet{depth}_orig_chen': _cifar(depth, placement='orig', shortcut='B') for depth in (20, 32, 44, 56)}
+# depth: units of each stage, bottlenecks
+_W64_UNITS = {
+    18: ((2, 2, 2, 2), False), 34: ((3, 4, 6, 3), False), 50: ((3, 4, 6, 3), True), 101: ((3, 4, 23, 3), True),
+    152: ((3, 8, 36, 3), True)}
+# kuangliu's PreActResNet and ResNet, which weiaicunzai's ResNet equals; weiaicunzai's PreActResNet, which has biases,
+# the stride on the first convolution, and projections of the raw tensor
+_CIFAR_W64_ARGS = {
+    **{f'preact_resnet{depth}_kuang': _cifar_w64(*units, final_norm=False) for depth, units in _W64_UNITS.items()},
+    **{f'preact_resnet{depth}_orig_kuang': _cifar_w64(*units, placement='orig')
+       for depth, units in _W64_UNITS.items()},
+    **{f'preact_resnet{depth}_wei': _cifar_w64(
+        *units, stem_norm=True, final_norm=False, stride_on='1x1', activated_shortcuts=(), biases=BIASES)
+       for depth, units in _W64_UNITS.items()},
+}
 _FB_ARGS = {
     'preact_resnet200_fb': dict(
         _imagenet((3, 24, 36, 3)), activated_shortcuts=(), projection_norm=True, biases=BIASES),
@@ -716,8 +747,8 @@ _TIMM_ARGS = {
 
 # The arguments behind every registered name.
 MODEL_ARGS: Dict[str, Dict[str, Any]] = {
-    **_CIFAR_ARGS, **_IMAGENET_ARGS, **_CIFAR_PCV_ARGS, **_CIFAR_CHEN_ARGS, **_FB_ARGS, **_KERAS_ARGS,
-    **_TIMM_ARGS}
+    **_CIFAR_ARGS, **_IMAGENET_ARGS, **_CIFAR_PCV_ARGS, **_CIFAR_CHEN_ARGS, **_CIFAR_W64_ARGS, **_FB_ARGS,
+    **_KERAS_ARGS, **_TIMM_ARGS}
 
 # A bare CIFAR name has 10 classes whatever weights exist: its first tag is marked as the default. Publishers' tags of
 # such names come before it: timm puts the first tag with weights in front of those that it knows.
@@ -729,6 +760,8 @@ default_cfgs = generate_default_cfgs({
     **{f'{name}.in1k': _cfg_in1k_paper(f'{name}.in1k') for name in (*_IMAGENET_ARGS, *_FB_ARGS)},
     **{name: _cfg_cifar_pcv(name) for name in SOURCES if name.partition('.')[0] in _CIFAR_PCV_ARGS},
     **{name: _cfg_cifar_chen(name) for name in SOURCES if name.partition('.')[0] in _CIFAR_CHEN_ARGS},
+    **{f'{name}.{data}': _cfg_cifar_w64(f'{name}.{data}') for name in _CIFAR_W64_ARGS
+       for data in ('cifar10', 'cifar100')},
     **{f'{name}.in1k': _cfg_in1k_keras(f'{name}.in1k') for name in _KERAS_ARGS},
     **{name: _cfg_in1k_timm(name) for name in SOURCES if name.partition('.')[0] in _TIMM_ARGS},
 })
@@ -1047,6 +1080,96 @@ def preact_resnet44_orig_chen(pretrained: bool = False, **kwargs) -> PreActResNe
 def preact_resnet56_orig_chen(pretrained: bool = False, **kwargs) -> PreActResNet:
     """ResNet-56 for CIFAR with original units in the layout of chenyaofo's published weights."""
     return _create_preact_resnet('preact_resnet56_orig_chen', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet18_kuang(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-18 for CIFAR with full pre-activation in the layout of kuangliu's PreActResNet18."""
+    return _create_preact_resnet('preact_resnet18_kuang', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet34_kuang(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-34 for CIFAR with full pre-activation in the layout of kuangliu's PreActResNet34."""
+    return _create_preact_resnet('preact_resnet34_kuang', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet50_kuang(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-50 for CIFAR with full pre-activation in the layout of kuangliu's PreActResNet50."""
+    return _create_preact_resnet('preact_resnet50_kuang', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet101_kuang(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-101 for CIFAR with full pre-activation in the layout of kuangliu's PreActResNet101."""
+    return _create_preact_resnet('preact_resnet101_kuang', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet152_kuang(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-152 for CIFAR with full pre-activation in the layout of kuangliu's PreActResNet152."""
+    return _create_preact_resnet('preact_resnet152_kuang', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet18_orig_kuang(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-18 for CIFAR with original units in the layout of kuangliu's and weiaicunzai's ResNet18."""
+    return _create_preact_resnet('preact_resnet18_orig_kuang', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet34_orig_kuang(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-34 for CIFAR with original units in the layout of kuangliu's and weiaicunzai's ResNet34."""
+    return _create_preact_resnet('preact_resnet34_orig_kuang', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet50_orig_kuang(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-50 for CIFAR with original units in the layout of kuangliu's and weiaicunzai's ResNet50."""
+    return _create_preact_resnet('preact_resnet50_orig_kuang', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet101_orig_kuang(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-101 for CIFAR with original units in the layout of kuangliu's and weiaicunzai's ResNet101."""
+    return _create_preact_resnet('preact_resnet101_orig_kuang', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet152_orig_kuang(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-152 for CIFAR with original units in the layout of kuangliu's and weiaicunzai's ResNet152."""
+    return _create_preact_resnet('preact_resnet152_orig_kuang', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet18_wei(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-18 for CIFAR with full pre-activation in the layout of weiaicunzai's PreActResNet18."""
+    return _create_preact_resnet('preact_resnet18_wei', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet34_wei(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-34 for CIFAR with full pre-activation in the layout of weiaicunzai's PreActResNet34."""
+    return _create_preact_resnet('preact_resnet34_wei', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet50_wei(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-50 for CIFAR with full pre-activation in the layout of weiaicunzai's PreActResNet50."""
+    return _create_preact_resnet('preact_resnet50_wei', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet101_wei(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-101 for CIFAR with full pre-activation in the layout of weiaicunzai's PreActResNet101."""
+    return _create_preact_resnet('preact_resnet101_wei', pretrained, **kwargs)
+
+
+@register_model
+def preact_resnet152_wei(pretrained: bool = False, **kwargs) -> PreActResNet:
+    """ResNet-152 for CIFAR with full pre-activation in the layout of weiaicunzai's PreActResNet152."""
+    return _create_preact_resnet('preact_resnet152_wei', pretrained, **kwargs)
 
 
 @register_model

@@ -27,6 +27,8 @@ NETWORKS = {
     'preact_resnet164': (dict(layers=(2, 1, 1)), 32),
     'preact_resnet50': (dict(layers=(1, 1, 1, 1)), 64),
     'preact_resnet110_orig': (dict(layers=(2, 1, 1)), 32),
+    'preact_resnet18_kuang': (dict(layers=(1, 1, 1, 1)), 32),
+    'preact_resnet50_wei': (dict(layers=(1, 1, 1, 1), channels=(32, 48, 64, 96), stem_chs=16), 32),
 }
 
 

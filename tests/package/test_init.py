@@ -84,6 +84,9 @@ def test_gates_start_almost_open_to_the_shortcut(merge):
     ('preact_resnet164', 0.01),
     ('preact_resnet1001', 0.01),
     ('preact_resnet1001_orig', 0.01),
+    ('preact_resnet18_kuang', 0.01),
+    ('preact_resnet50_orig_kuang', 0.01),
+    ('preact_resnet50_wei', 0.01),
     # No path without factors: the draws of 54 of them multiply.
     ('preact_resnet110_orig_const_scale', 1e-6),
     ('preact_resnet110_orig_excl_gate', 1e-6),
@@ -133,12 +136,15 @@ def test_running_variances_have_no_part_in_training(name):
 @pytest.mark.parametrize('name, kwargs', [
     ('preact_resnet56', {}),
     ('preact_resnet164', dict(layers=(9, 9, 9))),
+    ('preact_resnet18_kuang', {}),
+    ('preact_resnet50_wei', dict(layers=(2, 2, 2, 1))),
 ])
 def test_running_variances_are_those_of_a_batch(name, kwargs):
     """The stream's norms in the order they run; the variance of its batches grows linearly with depth."""
     torch.manual_seed(0)
     model = timm.create_model(name, **kwargs).train()
-    norms = [block.pre for stage in model.stages for block in stage.blocks] + [model.norm]
+    norms = modules(nn.ModuleList([*(block.pre for stage in model.stages for block in stage.blocks), model.norm]),
+                    BatchNormAct2d)
     implied = torch.stack([norm.running_var.mean() for norm in norms])
     for norm in norms:
         norm.momentum = 1.

@@ -35,6 +35,10 @@ from timm_preact.weights.sources import SOURCES
 #   stem's 64 channels more, as stem and first unit each have one: 7,552 fewer than the original.
 # * pytorchcv's nets have projections, 16 * 32 + 32 * 64 = 2,560 in the basic ones; with bottlenecks the stride alone
 #   differs. Its own table has the same counts. Chenyaofo's have BatchNorms on them, 2 * (32 + 64) = 192.
+# * kuangliu's original nets are torchvision's with 10 classes and a 3x3 stem, 40 * 3 * 64 = 7,680 fewer. Full
+#   pre-activation has no BatchNorm on projections, 2 * (128 + 256 + 512) = 1,792 or 7,680 fewer, and none before the
+#   head, 2 * 512 or 2 * 2048 fewer. Weiaicunzai's has one in the stem, 2 * 64, and a bias for each channel that a
+#   convolution writes.
 # * FAIR's: BatchNorms on the projections, 7,680, the biases of every convolution, 88,000, as the .t7 has them; Keras's:
 #   biases of the stem, of each last convolution and of the projections, no BatchNorm in the stem.
 PARAMETERS = {
@@ -87,6 +91,21 @@ PARAMETERS = {
     'preact_resnet32_orig_chen': 464_154 + 2_560 + 192,
     'preact_resnet44_orig_chen': 658_586 + 2_560 + 192,
     'preact_resnet56_orig_chen': 853_018 + 2_560 + 192,
+    'preact_resnet18_orig_kuang': 11_689_512 - 7_680 - 507_870,
+    'preact_resnet34_orig_kuang': 21_797_672 - 7_680 - 507_870,
+    'preact_resnet50_orig_kuang': 25_557_032 - 7_680 - 2_028_510,
+    'preact_resnet101_orig_kuang': 44_549_160 - 7_680 - 2_028_510,
+    'preact_resnet152_orig_kuang': 60_192_808 - 7_680 - 2_028_510,
+    'preact_resnet18_kuang': 11_173_962 - 1_792 - 1_024,
+    'preact_resnet34_kuang': 21_282_122 - 1_792 - 1_024,
+    'preact_resnet50_kuang': 23_520_842 - 7_680 - 4_096,
+    'preact_resnet101_kuang': 42_512_970 - 7_680 - 4_096,
+    'preact_resnet152_kuang': 58_156_618 - 7_680 - 4_096,
+    'preact_resnet18_wei': 11_171_146 + 128 + 4_800,
+    'preact_resnet34_wei': 21_279_306 + 128 + 8_512,
+    'preact_resnet50_wei': 23_509_066 + 128 + 26_560,
+    'preact_resnet101_wei': 42_501_194 + 128 + 52_672,
+    'preact_resnet152_wei': 58_144_842 + 128 + 75_712,
     'preact_resnet50_keras': 25_568_360,
     'preact_resnet101_keras': 44_577_896,
     'preact_resnet152_keras': 60_236_904,
@@ -95,7 +114,8 @@ PARAMETERS = {
     'preact_resnet50_timm': 25_549_352,
     'preact_resnet101_timm': 44_541_480,
 }
-FOREIGN_NAMES = [name for name in PARAMETERS if name.endswith(('_fb', '_pcv', '_chen', '_keras', '_timm'))]
+FOREIGN_NAMES = [name for name in PARAMETERS
+                 if name.endswith(('_fb', '_pcv', '_chen', '_keras', '_timm', '_kuang', '_wei'))]
 IMAGENET_NAMES = [name for name in PARAMETERS if name not in FOREIGN_NAMES and MODEL_ARGS[name].get('stem_type')]
 CIFAR_NAMES = [name for name in PARAMETERS if name not in FOREIGN_NAMES and name not in IMAGENET_NAMES]
 SMALL_IMAGENET = dict(layers=(2, 2, 2, 2), channels=(16, 32, 64, 128), stem_chs=16)
@@ -211,6 +231,17 @@ def test_an_imagenet_net_runs_its_layers_in_the_papers_order(placement):
     assert run_order(model, torch.randn(2, 3, 64, 64)) == 'cnam' + 8 * unit + last + 'p'
 
 
+@pytest.mark.parametrize('stem_norm', [False, True])
+@pytest.mark.parametrize('placement', PLACEMENTS)
+def test_stem_and_final_norms_are_arguments(placement, stem_norm):
+    _, unit, _ = ORDERS[placement]
+    kwargs = dict(placement=placement, stem_norm=stem_norm, final_norm=False)
+    model = PreActResNet(layers=(1, 2, 1), **kwargs)
+    assert run_order(model, torch.randn(2, 3, 32, 32)) == 'c' + 'na' * stem_norm + 4 * unit + 'p'
+    model = timm.create_model('preact_resnet18', **kwargs, **SMALL_IMAGENET)
+    assert run_order(model, torch.randn(2, 3, 64, 64)) == 'c' + 'na' * stem_norm + 'm' + 8 * unit + 'p'
+
+
 @pytest.mark.parametrize('name, layers, kernels', [
     ('preact_resnet110', [18, 18, 18], [3, 3]),
     ('preact_resnet110_1layer', [36, 36, 36], [3]),
@@ -228,7 +259,9 @@ def test_a_net_has_the_papers_units(name, layers, kernels):
             assert [m.kernel_size[0] for m in unit.residual if isinstance(m, nn.Conv2d)] == kernels
 
 
-@pytest.mark.parametrize('name, conv', [('preact_resnet164', 'conv1'), ('preact_resnet50', 'conv2')])
+@pytest.mark.parametrize('name, conv', [
+    ('preact_resnet164', 'conv1'), ('preact_resnet50', 'conv2'), ('preact_resnet50_kuang', 'conv2'),
+    ('preact_resnet50_orig_kuang', 'conv2'), ('preact_resnet50_wei', 'conv1')])
 def test_a_bottleneck_has_its_stride_where_its_source_has_it(name, conv):
     """resnet-1k-layers on the first 1x1, the ImageNet nets on the 3x3."""
     model = timm.create_model(name, device='meta')
@@ -299,7 +332,7 @@ def test_the_class_that_the_hub_misspells_is_still_the_class():
 @pytest.mark.parametrize('name', PARAMETERS)
 def test_a_bare_name_has_the_classes_of_its_data_set(name):
     model = timm.create_model(name, device='meta')
-    tag = 'in1k' if 'stem_type' in MODEL_ARGS[name] else 'cifar10'
+    tag = 'in1k' if MODEL_ARGS[name].get('stem_type') == 'imagenet' else 'cifar10'
     assert model.num_classes == (1000 if tag == 'in1k' else 10)
     assert model.pretrained_cfg['tag'] == (f'pcv_{tag}' if f'{name}.pcv_{tag}' in SOURCES else tag)
     assert {'stem.conv.weight', 'head.fc.weight', 'head.fc.bias'} <= set(model.state_dict())

@@ -192,6 +192,7 @@ NETWORKS = [
     dict(model_name='preact_resnet20', recompute_norms=True),
     dict(model_name='preact_resnet110_1layer', layers=(2, 2, 2)),
     dict(model_name='preact_resnet50_keras', layers=(2, 2, 2, 2)),
+    dict(model_name='preact_resnet18_kuang'), dict(model_name='preact_resnet50_wei', layers=(2, 1, 1, 1)),
     dict(model_name='resnet18'), dict(model_name='resnet26', zero_init_last=False), dict(model_name='resnetv2_18'),
     dict(model_name='resnetv2_50', layers=(2, 2, 2, 2)), dict(model_name='resnetv2_50d_evos', layers=(2, 2, 2, 2)),
 ]
@@ -212,7 +213,8 @@ def test_gradients_are_those_of_a_training_step(sample, kwargs):
 
 
 @pytest.mark.parametrize('name, last', [
-    ('preact_resnet20', 'residual.conv2'), ('preact_resnet110_orig', 'residual.norm2'), ('resnet18', 'bn2'),
+    ('preact_resnet20', 'residual.conv2'), ('preact_resnet110_orig', 'residual.norm2'),
+    ('preact_resnet18_kuang', 'residual.conv2'), ('preact_resnet50_wei', 'residual.conv3'), ('resnet18', 'bn2'),
     ('resnet50', 'bn3'), ('resnetv2_18', 'conv2'), ('resnetv2_50', 'conv3')])
 def test_without_branches_the_whole_gradient_came_through_the_shortcuts(sample, name, last):
     model = create(name)

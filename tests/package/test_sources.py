@@ -541,6 +541,10 @@ MAPPED = {
     'gluon': ('preact_resnet50', {}),
     'timm_resnetv2': ('preact_resnet18_timm', {}),
     'torchvision': ('preact_resnet101_orig', {}),
+    'kuangliu': ('preact_resnet50_orig_kuang', {}),
+    'kuangliu_preact': ('preact_resnet50_kuang', {}),
+    'weiaicunzai': ('preact_resnet50_orig_kuang', {}),
+    'weiaicunzai_preact': ('preact_resnet50_wei', {}),
     'akamaster': ('preact_resnet20_orig', {}),
 }
 

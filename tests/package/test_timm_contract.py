@@ -35,6 +35,9 @@ NETS = {
     'preact_resnet101_orig': IMAGENET,
     'preact_resnet200_fb': IMAGENET,
     'preact_resnet50_keras': IMAGENET,
+    'preact_resnet18_kuang': IMAGENET,
+    'preact_resnet50_orig_kuang': IMAGENET,
+    'preact_resnet50_wei': IMAGENET,
 }
 every_net = pytest.mark.parametrize('name', NETS)
 # Of each stem and number of convolutions one, for what is slow.
@@ -81,6 +84,7 @@ def assert_same(actual, expected, **kwargs):
     ('preact_resnet20', [16, 16, 32, 64], [1, 1, 2, 4]),
     ('preact_resnet164', [16, 64, 128, 256], [1, 1, 2, 4]),
     ('preact_resnet18', [16, 16, 32, 48, 64], [2, 4, 8, 16, 32]),
+    ('preact_resnet50_wei', [16, 16, 32, 48, 64], [1, 1, 2, 4, 8]),
 ])
 @pytest.mark.parametrize('out_indices, taken', [
     (None, slice(None)),

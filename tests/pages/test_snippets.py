@@ -81,8 +81,8 @@ def folder(npz_folder, sample, tmp_path):
     for name in ('train', 'benchmarks'):
         (tmp_path / name).symlink_to(ROOT / name)
     shutil.copytree(npz_folder, tmp_path / 'cifar10')
-    for name, copy in (('pytorch_cifar.py', 'models.py'), ('page_shell.py', 'page_shell.py')):
-        shutil.copy(Path(__file__).parent / name, tmp_path / copy)
+    shutil.copy(Path(__file__).parent / 'page_shell.py', tmp_path)
+    shutil.copy(ROOT / 'tests' / 'support' / 'pytorch_cifar.py', tmp_path / 'models.py')
     Image.fromarray(sample.images[0]).resize((200, 150)).save(tmp_path / 'photo.jpg')
     for i in range(0, len(sample.labels), 10):
         kind = tmp_path / 'folder' / sample.classes[sample.labels[i]]

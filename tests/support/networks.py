@@ -15,8 +15,8 @@ NETS = [
     'preact_resnet110_relu_only', 'preact_resnet110_orig_const_scale', 'preact_resnet110_orig_excl_gate',
     'preact_resnet110_orig_shortcut_gate', 'preact_resnet110_orig_dropout_shortcut',
     'preact_resnet110_orig_conv_shortcut', 'preact_resnet20_pcv', 'preact_resnet18', 'preact_resnet50',
-    'preact_resnet101_orig', 'preact_resnet200_fb', 'preact_resnet50_keras',
-    'preact_resnet18_timm', 'preact_resnet50_timm',
+    'preact_resnet101_orig', 'preact_resnet200_fb', 'preact_resnet50_keras', 'preact_resnet18_timm',
+    'preact_resnet50_timm', 'preact_resnet18_kuang', 'preact_resnet50_orig_kuang', 'preact_resnet50_wei',
 ]
 SMALL_IMAGENET = dict(layers=(2, 1, 1, 1), channels=(32, 64, 64, 96))
 

@@ -30,6 +30,9 @@ CORE = (
     'preact_resnet164',  # bottleneck units, CIFAR stem
     'preact_resnet18_timm',  # basic units, no norm in the stem
     'preact_resnet50_keras',  # stride in the last unit of a stage, biases, no norm in the stem
+    'preact_resnet18_kuang',  # four stages, CIFAR stem, no norm before the head
+    'preact_resnet18_orig_kuang',
+    'preact_resnet50_wei',  # the same with a norm in the stem, biases, projections of the raw tensor
     'preact_resnet110_1layer',
     'preact_resnet110_bn_after_add',
     'preact_resnet110_relu_before_add',

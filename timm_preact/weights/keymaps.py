@@ -63,7 +63,7 @@ class KeyMap(NamedTuple):
         if row not in self.modules:
             raise LayoutError(f'{self.title} has nothing that could be {key}.')
         counts = {'s': s, 's+1': s + 1, 's+2': s + 2, 's+4': s + 4, 's+5': s + 5, 'u': u, 'u+1': u + 1, 'i': i,
-                  'i+1': i + 1, '3i': 3 * i, '3i-1': 3 * i - 1}
+                  'i+1': i + 1, **{f'3i-{n}': 3 * i - n for n in (1, 2, 3)}, '3i': 3 * i}
         return f'{self.modules[row].format(**counts)}.{leaf}'
 
 
@@ -136,6 +136,44 @@ KEY_MAPS: Dict[str, KeyMap] = {
         'stages.S.blocks.U.shortcut.norm': 'layer{s+1}.{u}.downsample.1',
         'head.fc': 'fc',
     }, names='_orig(_chen)?', absent=('linear.weight', 'linear.bias')),
+    # Four stages, and a shortcut is a module of its own: akamaster's have the same names in three stages
+    'kuangliu': KeyMap('pytorch-cifar ResNet', mark='layer4.0.shortcut.1.weight', modules={
+        'stem.conv': 'conv1',
+        'stem.norm': 'bn1',
+        'stages.S.blocks.U.residual.convI': 'layer{s+1}.{u}.conv{i}',
+        'stages.S.blocks.U.residual.normI': 'layer{s+1}.{u}.bn{i}',
+        'stages.S.blocks.U.shortcut.conv': 'layer{s+1}.{u}.shortcut.0',
+        'stages.S.blocks.U.shortcut.norm': 'layer{s+1}.{u}.shortcut.1',
+        'head.fc': 'linear',
+    }, names='_orig_kuang'),
+    'kuangliu_preact': KeyMap('pytorch-cifar PreActResNet', mark='layer4.0.shortcut.0.weight', modules={
+        'stem.conv': 'conv1',
+        'stages.S.blocks.U.pre': 'layer{s+1}.{u}.bn1',
+        'stages.S.blocks.U.residual.convI': 'layer{s+1}.{u}.conv{i}',
+        'stages.S.blocks.U.residual.normI': 'layer{s+1}.{u}.bn{i+1}',
+        'stages.S.blocks.U.shortcut.conv': 'layer{s+1}.{u}.shortcut.0',
+        'norm': 'bn',  # of forks, with final_norm=True
+        'head.fc': 'linear',
+    }, names='_kuang', absent=('layer4.0.shortcut.1.weight',)),
+    'weiaicunzai': KeyMap('pytorch-cifar100 ResNet', mark='conv2_x.0.residual_function.0.weight', modules={
+        'stem.conv': 'conv1.0',
+        'stem.norm': 'conv1.1',
+        'stages.S.blocks.U.residual.convI': 'conv{s+2}_x.{u}.residual_function.{3i-3}',
+        'stages.S.blocks.U.residual.normI': 'conv{s+2}_x.{u}.residual_function.{3i-2}',
+        'stages.S.blocks.U.shortcut.conv': 'conv{s+2}_x.{u}.shortcut.0',
+        'stages.S.blocks.U.shortcut.norm': 'conv{s+2}_x.{u}.shortcut.1',
+        'head.fc': 'fc',
+    }, names='_orig_kuang'),
+    # Statistics, since branches of other networks of the repository begin with a convolution of that name
+    'weiaicunzai_preact': KeyMap('pytorch-cifar100 PreActResNet', mark='stage1.0.residual.0.running_mean', modules={
+        'stem.conv': 'pre.0',
+        'stem.norm': 'pre.1',
+        'stages.S.blocks.U.pre': 'stage{s+1}.{u}.residual.0',
+        'stages.S.blocks.U.residual.convI': 'stage{s+1}.{u}.residual.{3i-1}',
+        'stages.S.blocks.U.residual.normI': 'stage{s+1}.{u}.residual.{3i}',
+        'stages.S.blocks.U.shortcut.conv': 'stage{s+1}.{u}.shortcut',
+        'head.fc': 'linear',
+    }, names='_wei'),
     # Three stages without projections: other people's have the same names and more
     'akamaster': KeyMap('pytorch_resnet_cifar10', mark='layer1.0.conv1.weight', modules={
         'stem.conv': 'conv1',
