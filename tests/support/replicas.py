@@ -30,6 +30,7 @@ NETS = {
     'B': ('preact_resnet110_orig', dict(shortcut='B')),
     'C': ('preact_resnet110', dict(shortcut='C')),
     'pytorchcv': ('preact_resnet164_pcv', WIDE),
+    'no_final_norm': ('preact_resnet110', dict(final_norm=False)),
 }
 
 
