@@ -6,6 +6,7 @@ import inspect
 import json
 import math
 import sys
+from functools import partial
 from typing import Any, Callable, Collection, Dict, List, Mapping, NamedTuple, get_type_hints
 
 __all__ = [
@@ -122,6 +123,8 @@ def create_model(name: str, **kwargs: Any):
     check_name(name)
     try:
         return timm.create_model(name, **kwargs)
+    except ArgumentError as e:  # an argument of the network, whatever option of a command has its name
+        raise UserError(str(e)) from e
     except (UserError, OSError):
         raise
     except Exception as e:  # whatever a network makes of arguments that are none
@@ -161,7 +164,7 @@ def check_model_args(model_args: Mapping[str, Any], allowed: Collection[str] = (
         if name in RESERVED_ARGS and name not in allowed:
             remedy = RESERVED_ARGS[name] and f' ({RESERVED_ARGS[name]})'
             raise UserError(f'{name} is not an argument of the network: leave it out of model_kwargs{remedy}.')
-    if model_args.get('global_pool') == '':
+    if not model_args.get('global_pool', 'avg'):
         raise UserError('global_pool must not be empty: choose avg, max, avgmax or catavgmax.')
 
 
@@ -180,7 +183,7 @@ def parse_model_kwargs(pairs: List[str], allowed: Collection[str] = ()) -> Dict[
         key, equals, value = pair.partition('=')
         if not equals:
             raise UserError(f'--model-kwargs {pair}: write KEY=VALUE.')
-        for parse in (json.loads, ast.literal_eval, str):
+        for parse in (partial(json.loads, parse_constant=refuse_constant), ast.literal_eval, str):
             try:
                 kwargs[key] = parse(value)
                 break
@@ -188,6 +191,11 @@ def parse_model_kwargs(pairs: List[str], allowed: Collection[str] = ()) -> Dict[
                 continue
     check_model_args(kwargs, allowed)
     return kwargs
+
+
+def refuse_constant(name: str) -> None:
+    """Refuse NaN and Infinity, which Python reads in JSON and no other program does."""
+    raise ValueError(f'{name} is not JSON')
 
 
 def name_options(command: Callable) -> Dict[str, str]:

@@ -8,7 +8,7 @@ One class builds every network of the paper and every ablation of its Tables 1 t
 import re
 from collections import OrderedDict
 from functools import partial
-from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+from typing import Annotated, Any, Callable, Dict, List, Optional, Tuple, Union
 
 import torch
 from timm.layers import ClassifierHead, calculate_drop_path_rates, get_act_layer, get_norm_act_layer
@@ -24,6 +24,7 @@ from torch import nn
 
 from .compilation import compile_each
 from .data import CIFAR10_CLASSES, CIFAR100_CLASSES
+from .errors import COUNT, NOT_NEGATIVE, POSITIVE, Range, check_ranges
 from .init import init_weights
 from .memory import checkpoint_units, run_again_in_backward
 from .unit import MERGES, PLACEMENTS, ResidualUnit, create_norm_act, replicate
@@ -83,19 +84,19 @@ class PreActResNet(nn.Module):
 
     def __init__(
             self,
-            layers: Tuple[int, ...] = (18, 18, 18),
-            channels: Tuple[int, ...] = (16, 32, 64),
-            num_classes: int = 1000,
-            in_chans: int = 3,
+            layers: Annotated[Tuple[int, ...], COUNT] = (18, 18, 18),
+            channels: Annotated[Tuple[int, ...], COUNT] = (16, 32, 64),
+            num_classes: Annotated[int, NOT_NEGATIVE] = 1000,
+            in_chans: Annotated[int, COUNT] = 3,
             global_pool: str = 'avg',
             output_stride: int = 32,
             stem_type: str = 'cifar',
-            stem_chs: int = 16,
+            stem_chs: Annotated[int, COUNT] = 16,
             stem_norm: Optional[bool] = None,
             stem_pad: str = 'ignored',
             final_norm: bool = True,
-            kernels: Tuple[int, ...] = (3, 3),
-            bottle_ratio: float = 1.,
+            kernels: Annotated[Tuple[int, ...], COUNT] = (3, 3),
+            bottle_ratio: Annotated[float, POSITIVE] = 1.,
             stride_on: str = '1x1',
             stride_unit: str = 'first',
             placement: str = 'full',
@@ -107,12 +108,12 @@ class PreActResNet(nn.Module):
             merge_kwargs: Optional[Dict[str, Any]] = None,
             act_layer: Union[str, Callable] = 'relu',
             norm_layer: Union[str, Callable] = 'batchnorm2d',
-            norm_eps: Optional[float] = None,
-            drop_rate: float = 0.,
-            drop_path_rate: float = 0.,
+            norm_eps: Annotated[Optional[float], NOT_NEGATIVE] = None,
+            drop_rate: Annotated[float, Range(least=0, most=1)] = 0.,
+            drop_path_rate: Annotated[float, Range(least=0, below=1)] = 0.,
             zero_init_last: bool = False,
             recompute_norms: bool = False,
-            checkpoint_every: int = 1,
+            checkpoint_every: Annotated[int, COUNT] = 1,
             compile_units: bool = False,
             device=None,
             dtype=None,
@@ -161,8 +162,10 @@ class PreActResNet(nn.Module):
                 CPUs.
 
         Raises:
-            ValueError: An argument names no variant, or norm_layer cannot normalise the network's channels.
+            ValueError: An argument names no variant, a number is out of its range, or norm_layer cannot normalise the
+                network's channels.
         """
+        check_ranges(PreActResNet.__init__, locals())
         super().__init__()
         _check_choice('stem_type', stem_type, STEMS)
         _check_choice('stem_pad', stem_pad, STEM_PADS)
@@ -172,8 +175,6 @@ class PreActResNet(nn.Module):
         _check_choice('shortcut', shortcut, SHORTCUTS)
         _check_choice('merge', merge, tuple(MERGES))
         _check_choice('output_stride', output_stride, (8, 16, 32))
-        if checkpoint_every < 1:
-            raise ValueError(f'checkpoint_every={checkpoint_every} units are none: give a number from 1 on.')
         for which in activated_shortcuts:
             _check_choice('activated_shortcuts', which, ACTIVATED_SHORTCUTS)
         for which in biases:

@@ -4,13 +4,15 @@ from typing import Annotated, Any, Dict, List, Optional, Tuple, get_args, get_ty
 
 import torch
 
-from timm_preact.errors import COUNT, NOT_NEGATIVE, POSITIVE, ArgumentError, Range, UserError, check_ranges
+from timm_preact.errors import COUNT, NOT_NEGATIVE, ArgumentError, Range, UserError, check_ranges
 
 __all__ = ['RECIPES', 'Recipe', 'average_decay', 'choose_recipe', 'complete_recipe', 'count_steps', 'lr_at',
            'parameter_groups']
 
 SCHEDULES = ('step', 'linear')
 MEANS = ('pixel', 'channel')
+RATE = Range(above=0, most=1e30)  # the optimizer computes in float32
+PIXELS = Range(least=0, most=2 ** 31 - 1)
 
 
 @dataclass(frozen=True)
@@ -44,22 +46,22 @@ class Recipe:
         ArgumentError: A value is out of its range, or is not one of the choices.
     """
     iterations: Annotated[int, COUNT] = 64_000
-    epochs: Annotated[Optional[float], POSITIVE] = None
+    epochs: Annotated[Optional[float], Range(above=0, most=10 ** 9)] = None
     batch_size: Annotated[int, COUNT] = 128
     bn_group: Annotated[Optional[int], COUNT] = None
-    lr: Annotated[float, POSITIVE] = 0.1
-    warmup_lr: Annotated[Optional[float], POSITIVE] = None
+    lr: Annotated[float, RATE] = 0.1
+    warmup_lr: Annotated[Optional[float], RATE] = None
     warmup: Annotated[float, NOT_NEGATIVE] = 0
     schedule: str = 'step'
     milestones: Annotated[Tuple[float, ...], Range(least=0, most=1)] = (0.5, 0.75)
     momentum: Annotated[float, Range(least=0, below=1)] = 0.9
     nesterov: bool = False
-    weight_decay: Annotated[float, NOT_NEGATIVE] = 1e-4
+    weight_decay: Annotated[float, Range(least=0, most=1e30)] = 1e-4
     decay_all: bool = False
     mean: str = 'channel'
     label_smoothing: Annotated[float, Range(least=0, most=1)] = 0.
-    translate: Annotated[int, NOT_NEGATIVE] = 4
-    cutout: Annotated[int, NOT_NEGATIVE] = 0
+    translate: Annotated[int, PIXELS] = 4
+    cutout: Annotated[int, PIXELS] = 0
     alternate_flips: bool = False
     average: Annotated[float, Range(least=0, most=1)] = 0.
 

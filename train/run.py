@@ -32,7 +32,7 @@ from safetensors.torch import save
 from timm.utils import ModelEmaV3
 
 from timm_preact.data import ImageSet
-from timm_preact.errors import ArgumentError, UserError, check_device, check_model_args, create_model
+from timm_preact.errors import ArgumentError, Range, UserError, check_device, check_model_args, create_model
 from timm_preact.files import write_atomically, write_json
 from timm_preact.provenance import record
 from timm_preact.weights import export_model
@@ -96,7 +96,7 @@ class Run:
     def __init__(self, settings: Dict[str, Any], recipe: Recipe, train: ImageSet, test: ImageSet, output: Path,
                  device: torch.device, compile_model: bool = False, capture: bool = True, command: str = '',
                  allow_changes: bool = False):
-        self.settings = {'pretrained': False, **settings}
+        self.settings = {'pretrained': False, **settings, 'classes': list(train.classes)}
         self.recipe, self.output, self.device = recipe, output, device
         check_model_args(self.settings['model_kwargs'])
         check_pretrained(self.settings, recipe)
@@ -110,6 +110,9 @@ class Run:
                             'data set.')
         if train.contains(test):
             raise UserError('every test image is a training image: give the test split, or the error says nothing.')
+        side = max(*train.images.shape[1:3], Recipe.translate)
+        for name in ('translate', 'cutout'):
+            Range(most=side).check(name, getattr(recipe, name))
         self.total = count_steps(recipe, len(train.labels))
         if self.total < 1:
             raise UserError(f'{recipe.epochs} epochs are less than one step. Increase --epochs.')
@@ -383,6 +386,7 @@ class Run:
                 raise ArgumentError('output', f'{self.output} holds a finished run (run.json) without its '
                                               f'checkpoint.pt: choose another folder.')
             return
+        state['settings'].setdefault('classes', self.settings['classes'])  # an older checkpoint does not record them
         differences = list_differences(identify(state['settings'], state['recipe']),
                                        identify(self.settings, asdict(self.recipe)))
         if differences:
@@ -403,6 +407,10 @@ class Run:
     def check_conditions(self, last: Dict[str, Any]) -> None:
         """Refuse to continue the last session of a checkpoint under conditions that change the result."""
         known = [key for key in CONDITIONS if last.get(key) is not None and self.process[key] is not None]
+        if 'processes' not in last and self.rank == 0:
+            print(f'warning: the checkpoint in {self.output} does not record how many processes and which BatchNorm '
+                  f'groups trained it: it is continued with processes={self.world} and bn_group={self.bn_group}.',
+                  file=sys.stderr)
         differences = list_differences(*({key: facts[key] for key in known} for facts in (last, self.process)))
         if differences:
             command = f'`{last["command"]}`' if last.get('command') else 'the command that began it'
@@ -518,8 +526,9 @@ def read_checkpoint(folder: Path) -> Optional[Dict[str, Any]]:
 def identify(settings: Dict[str, Any], recipe: Dict[str, Any]) -> Dict[str, Any]:
     """Return what makes a run the same run: settings and recipe without the number type."""
     train, test = (sha256[:12] for sha256 in settings['data'])
-    return {**{key: value for key, value in settings.items() if key not in ('amp', 'data')}, **recipe,
-            'training images': train, 'test images': test}
+    classes = hashlib.sha256(json.dumps(settings['classes']).encode()).hexdigest()[:12]
+    return {**{key: value for key, value in settings.items() if key not in ('amp', 'data', 'classes')}, **recipe,
+            'training images': train, 'test images': test, 'class names': classes}
 
 
 def list_differences(before: Dict[str, Any], now: Dict[str, Any]) -> str:
@@ -561,9 +570,9 @@ def check_network(name: str, model_kwargs: str, classes: int, images: int, size:
     try:
         with torch.no_grad():
             shape = tuple(model(torch.empty(images, 3, *size, device='meta')).shape)
-    except (RuntimeError, ValueError) as e:
-        raise UserError(f'{name} cannot be trained on groups of {group} ({e}): use larger images, or a larger batch or '
-                        f'--bn-group.') from e
+    except Exception as e:  # whatever a network makes of arguments and images that do not fit
+        raise UserError(f'{name} cannot be trained on groups of {group} ({e}): use larger images, a larger batch or '
+                        f'--bn-group, or correct --model-kwargs.') from e
     if shape != (images, classes):
         raise UserError(f'{name} returns logits of shape {shape} for {group} and {classes} classes: correct '
                         f'--model-kwargs.')

@@ -154,19 +154,24 @@ class Campaign:
         Raises:
             UserError: It has one on other images.
         """
-        source, found = data_of(ROWS[key], self.data), []
-        for cut in (True, False):
-            path = locate_result(self.results, key, seed, cut)
-            try:
-                result = read_result(path)
-            except ValueError:
-                continue
-            hashes = [result['data'][name] for name in ('train_sha256', 'test_sha256')]
-            if hashes != load_sets(source)[2]:
-                raise UserError(f'{path} was measured on other images{find_data(result)} than --data {source}: choose '
-                                f'another --results.')
-            found.append(not cut)
-        return any(found)
+        path = locate_result(self.results, key, seed)
+        try:
+            result = read_result(path)
+        except ValueError:
+            return False
+        self.check_result(path, result, data_of(ROWS[key], self.data))
+        return True
+
+    def check_result(self, path: Path, result: Dict[str, Any], source: str) -> None:
+        """Check that a result was measured on the images of a source.
+
+        Raises:
+            UserError: It was not.
+        """
+        hashes = [result['data'][name] for name in ('train_sha256', 'test_sha256')]
+        if hashes != load_sets(source)[2]:
+            raise UserError(f'{path} was measured on other images{find_data(result)} than --data {source}: choose '
+                            f'another --results.')
 
     def check_data(self, todo: List[Tuple[str, int]]) -> None:
         """Check that results and checkpoints of runs are of these images.
@@ -174,8 +179,15 @@ class Campaign:
         Raises:
             UserError: One is of other images.
         """
+        sources = {ROWS[key].data: data_of(ROWS[key], self.data) for key, _ in todo}
+        for path in () if self.results == RESULTS else sorted((self.results / 'tables').glob('*.json')):
+            try:
+                result = read_result(path)
+            except ValueError:  # it counts for no row
+                continue
+            if ROWS[result['row']].data in sources:
+                self.check_result(path, result, sources[ROWS[result['row']].data])
         for key, seed in todo:
-            self.has_ended(key, seed)
             folder, source = self.locate_run(key, seed), data_of(ROWS[key], self.data)
             try:
                 state = read_checkpoint(folder)
@@ -308,6 +320,8 @@ def run_rows(
         raise UserError(f'{len(campaign.failed)} runs could not be trained, the first: {campaign.failed[0]}')
     if campaign.left and not began and not share and 'RANK' not in os.environ:
         raise campaign.left[0]
+    if not began and not campaign.left:
+        print(f'All {len(todo)} runs have a result in {campaign.results / "tables"}.')
     missing = sum(not campaign.has_ended(key, seed) for key, seed in todo)
     if missing:
         others = f', {len(campaign.left)} of them left to other processes' if campaign.left else ''

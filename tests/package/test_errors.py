@@ -118,7 +118,11 @@ def test_an_empty_path_is_not_the_current_folder(read, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('argument, sentence', [
     ('placement=odd', "placement='odd' is not known"), ('nothing=1', 'nothing'), ('layers=3', 'TypeError'),
-    ('act_layer=foo', 'cannot be made with'), ('merge_kwargs={"bias": 1}', 'bias'), ('checkpoint_every=0', 'are none')])
+    ('act_layer=foo', 'cannot be made with'), ('merge_kwargs={"bias": 1}', 'bias'),
+    ('checkpoint_every=0', 'checkpoint_every must be at least 1'), ('drop_rate=2', 'drop_rate must be at least 0'),
+    ('drop_path_rate=-1', 'drop_path_rate must be at least 0 and below 1, got -1'),
+    ('bottle_ratio=0', 'bottle_ratio must be above 0'), ('norm_eps=-1', 'norm_eps must be at least 0'),
+    ('stem_chs=0', 'stem_chs must be at least 1')])
 def test_model_arguments_that_are_none_are_refused(argument, sentence, npz_folder, tmp_path):
     assert sentence in refusal(
         'preact_resnet20', '--data', npz_folder, '--output', tmp_path / 'run', '--model-kwargs', argument,
@@ -128,7 +132,7 @@ def test_model_arguments_that_are_none_are_refused(argument, sentence, npz_folde
                                tmp_path / 'made', '--model-kwargs', argument)
     assert sentence in refusal('propagate', 'preact_resnet20', '--model-kwargs', argument)
     key, _, value = argument.partition('=')
-    value = json.loads(value) if value[0] in '{0123456789' else value
+    value = json.loads(value) if value[0] in '{-0123456789' else value
     (tmp_path / 'config.json').write_text(json.dumps(dict(architecture='preact_resnet20', model_args={key: value})))
     assert sentence in refusal('evaluate', '--model', 'preact_resnet20', '--data', npz_folder, '--weights',
                                tmp_path / 'w.pth')

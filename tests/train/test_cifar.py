@@ -317,6 +317,13 @@ def test_a_run_on_other_data_is_not_resumed(small_folder, finished, tmp_path):
     assert 'holds another run (training images ' in refusal(tmp_path, finished, '--epochs', '3')
 
 
+def test_a_run_on_the_same_images_with_other_class_names_is_not_resumed(small_folder, finished, tmp_path):
+    for split in ('train', 'test'):
+        with np.load(small_folder / f'{split}.npz') as arrays:
+            np.savez(tmp_path / f'{split}.npz', **dict(arrays, classes=np.array([f'class {i}' for i in range(10)])))
+    assert 'holds another run (class names ' in refusal(tmp_path, finished, '--epochs', '3')
+
+
 def test_a_file_that_is_no_checkpoint_is_not_resumed(small_folder, tmp_path):
     (tmp_path / 'checkpoint.pt').write_bytes(b'something else')
     assert 'is not a checkpoint of train.cifar' in refusal(small_folder, tmp_path, '--epochs', '3')
@@ -377,15 +384,22 @@ def test_the_mean_image_is_kept_with_the_weights(small_folder, tmp_path):
     (['--model-kwargs', 'colour=1'],
      'cannot be made with layers=[1, 1, 1], channels=[4, 8, 16], stem_chs=4, colour=1 (TypeError'),
     (['--epochs', '0.0001'], '0.0001 epochs are less than one step. Increase --epochs.'),
-    (['--epochs', 'nan'], '--epochs must be above 0, got nan.'),
-    (['--epochs', 'inf'], '--epochs must be above 0, got inf.'),
-    (['--lr', 'nan'], '--lr must be above 0, got nan.'),
+    (['--epochs', 'nan'], '--epochs must be above 0 and at most 1000000000, got nan.'),
+    (['--epochs', '1e308'], '--epochs must be above 0 and at most 1000000000, got 1e+308.'),
+    (['--lr', '1e300'], '--lr must be above 0 and at most 1e+30, got 1e+300.'),
+    (['--translate', '2000'], '--translate must be at most 16, got 2000.'),
+    (['--cutout', '100000000000000000000'], '--cutout must be at least 0 and at most 2147483647'),
+    (['--model-kwargs', 'global_pool=None'], 'global_pool must not be empty'),
+    (['--model-kwargs', 'drop_path_rate=NaN'], 'drop_path_rate must be at least 0 and below 1'),
+    (['--model-kwargs', 'bottle_ratio=0.001', '--model-kwargs', 'kernels=[1, 3, 1]'], 'cannot be'),
+    (['--epochs', 'inf'], '--epochs must be above 0 and at most 1000000000, got inf.'),
+    (['--lr', 'nan'], '--lr must be above 0 and at most 1e+30, got nan.'),
     (['--seed', '-1'], '--seed must be at least 0 and at most 2147483647, got -1.'),
     (['--average', '-0.1'], '--average must be at least 0 and at most 1, got -0.1.'),
     (['--average', '5'], '--average must be at least 0 and at most 1, got 5.0.'),
     (['--label-smoothing', '-0.1'], '--label-smoothing must be at least 0 and at most 1, got -0.1.'),
     (['--label-smoothing', '1.5'], '--label-smoothing must be at least 0 and at most 1, got 1.5.'),
-    (['--weight-decay', '-1'], '--weight-decay must be at least 0, got -1.0.'),
+    (['--weight-decay', '-1'], '--weight-decay must be at least 0 and at most 1e+30, got -1.0.'),
     (['--warmup', '-1'], '--warmup must be at least 0, got -1.0.'),
     (['--mean', 'median'], "--mean must be one of pixel, channel, got 'median'."),
     (['--bn-group', '50'], '--bn-group must divide the batch of a process (32 images), got 50.'),

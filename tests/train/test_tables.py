@@ -215,7 +215,7 @@ def test_a_missing_run_is_run_once_and_its_result_says_what_made_it(tiny, result
     assert result['curve'][-1]['test_error'] == result['test_error']
     hashes = [load_image_set(tiny[1], split).sha256 for split in ('train', 'test')]
     assert result['data'] == dict(train_sha256=hashes[0], test_sha256=hashes[1], classes=10)
-    assert succeed('run', 'tiny-0', '--seeds', 2, *tiny) == ''
+    assert succeed('run', 'tiny-0', '--seeds', 2, *tiny) == f'All 2 runs have a result in {results / "tables"}.\n'
     assert result['together'] == 1
 
 
@@ -289,7 +289,7 @@ def test_a_run_that_diverges_is_kept_marked_and_not_run_again(tiny, results, mon
     assert 'tiny-0, seed 0: diverged' in output and 'tiny-1, seed 0: finished' in output
     result = read(results, 'tiny-0', 0)
     assert result['state'] == 'diverged' and 'the run diverged' in result['error'] and result['test_error'] is None
-    assert succeed('run', 'tiny-0', 'tiny-1', '--seeds', 1, *tiny) == ''
+    assert succeed('run', 'tiny-0', 'tiny-1', '--seeds', 1, *tiny).startswith('All 2 runs have a result in ')
     assert 'seed 0 diverged at step 10 of 20' in succeed('list', '--results', results)
 
 
@@ -412,6 +412,7 @@ def test_results_and_runs_are_used_for_their_own_data_only(tiny, results, tmp_pa
     assert refusal(*again, results) == (
         f'error: {path} was measured on other images (--data {small_folder}) than --data {other_data}: choose another '
         f'--results.\n')
+    assert 'was measured on other images' in refusal('run', 'tiny-1', *again[2:], results)  # a row without results
     assert refusal(*again, tmp_path / 'others') == (
         f'error: {folder} was trained on other images (--data {small_folder}) than --data {other_data}: choose another '
         f'--runs.\n')
