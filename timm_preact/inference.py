@@ -301,7 +301,8 @@ def rewrite(module: nn.Module, dtype: Optional[torch.dtype] = None) -> nn.Module
 
 def is_plain(module: nn.Module) -> bool:
     """Return True if a module has the forward of its class, and its weight and bias are parameters or missing."""
-    return not ({'forward', 'weight', 'bias'} & vars(module).keys() or {'weight', 'bias'} & module._buffers.keys())
+    own, buffers = vars(module).keys(), module._buffers.keys()
+    return own.isdisjoint(('forward', '_conv_forward', 'weight', 'bias')) and buffers.isdisjoint(('weight', 'bias'))
 
 
 def copy_of(model: nn.Module) -> nn.Module:

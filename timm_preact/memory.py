@@ -57,7 +57,7 @@ def can_make_again(x: torch.Tensor, norm: nn.Module, convs: Sequence[nn.Module])
     dtypes = {None if tensor is None else tensor.dtype for tensor in (
         norm.weight, norm.bias, norm.running_mean, norm.running_var)}
     return (
-        x.ndim == 4 and norm.training and norm.track_running_stats and torch.is_grad_enabled()
+        x.ndim == 4 and len(x) > 0 and norm.training and norm.track_running_stats and torch.is_grad_enabled()
         and type(norm.act) is nn.ReLU and type(norm.drop) is nn.Identity and norm.momentum is not None
         and dtypes in ({x.dtype}, {torch.float32})
         and all(type(conv) is nn.Conv2d and conv.padding_mode == 'zeros' and not isinstance(conv.padding, str)

@@ -191,6 +191,23 @@ def scale_data(model):
         p.data.mul_(1.5)
 
 
+def zero_an_output_channel(model):
+    for p in model.parameters():
+        p.data[1] = 0
+
+
+def zero_an_input_channel(model):
+    for p in model.parameters():
+        if p.ndim > 1:
+            p.detach().numpy()[:, 1] = 0
+
+
+def zero_small_values(model):
+    """Magnitude pruning of a tenth of the values, by hand."""
+    for p in model.parameters():
+        p.data[p.data.abs() < p.data.abs().quantile(0.1)] = 0
+
+
 def copy_in_place(model):
     for p in model.parameters():
         p.copy_(p * 1.5)
@@ -234,10 +251,12 @@ def follow_another(model):
 
 @pytest.mark.parametrize('channels_last', [True, False])
 @pytest.mark.parametrize('change', [
-    scale_in_place, scale_data, copy_in_place, set_data, replace_parameters, average_with_another, follow_another,
+    scale_in_place, scale_data, zero_an_output_channel, zero_an_input_channel, zero_small_values, copy_in_place,
+    set_data, replace_parameters, average_with_another, follow_another,
     lambda model: model.load_state_dict(scaled_state(model)),
     lambda model: model.load_state_dict(scaled_state(model), assign=True),
-], ids=['mul_', 'data.mul_', 'copy_', 'data', 'parameter', 'swa', 'ema', 'load', 'assign'])
+], ids=['mul_', 'data.mul_', 'data[1]', 'numpy[:, 1]', 'data[small]', 'copy_', 'data', 'parameter', 'swa', 'ema',
+        'load', 'assign'])
 def test_weights_that_change_after_the_first_call_count_from_the_next_call_on(change, channels_last):
     """On a CPU the first call packs the weights: a fresh copy, which has none packed, computes the expected logits."""
     fast, x = optimize(create('preact_resnet20', torch.float32), channels_last=channels_last), images(torch.float32)
@@ -245,7 +264,7 @@ def test_weights_that_change_after_the_first_call_count_from_the_next_call_on(ch
         before = fast(x)
         change(fast)
         assert_close(fast(x), copy.deepcopy(fast)(x), 1e-6)
-        assert (fast(x) - before).abs().max() > 0.1 * before.abs().max()
+        assert (fast(x) - before).abs().max() > 0.001 * before.abs().max()
 
 
 def test_functional_calls_use_the_parameters_that_they_are_given():
@@ -501,6 +520,7 @@ def test_forwards_and_classes_of_ones_own_stay():
                           ResidualUnit(8, 8, norm_layer=BatchNormAct2d), nn.Conv2d(8, 8, 3)).double().eval()
     model[3].forward = lambda x, forward=model[3].forward: forward(x) * 3
     model[4].forward = lambda x, forward=model[4].forward: forward(x) * 5
+    model[0]._conv_forward = lambda *args, forward=model[0]._conv_forward: forward(*args) * 7
     with torch.no_grad():
         assert_close(optimize(model)(images()), model(images()), 1e-10)
 

@@ -235,6 +235,13 @@ def test_frozen_statistics_stay_as_they_are_on_noise():
     assert len(before) == 57 and all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
 
 
+def test_an_empty_batch_trains_as_without():
+    for name in ('preact_resnet20', 'preact_resnet164'):
+        shapes = [create(name, recompute_norms=r)(torch.zeros(0, 3, 16, 16, dtype=torch.float64)).shape
+                  for r in (True, False)]
+        assert shapes[0] == shapes[1] == (0, 10)
+
+
 def test_shared_norms_and_convolutions_train_as_without(sample):
     x, y = images(sample)
     results = []
@@ -559,7 +566,7 @@ def test_two_processes_average_the_same_gradients(tmp_path):
 
 
 def test_a_segment_of_no_units_is_refused():
-    with pytest.raises(ValueError, match='checkpoint_every=0 units are none: give a number from 1 on'):
+    with pytest.raises(ValueError, match='checkpoint_every must be at least 1, got 0'):
         timm.create_model('preact_resnet20', checkpoint_every=0)
 
 

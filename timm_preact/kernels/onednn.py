@@ -4,6 +4,7 @@ PyTorch convolves there with oneDNN, which can add a tensor to a convolution's o
 written to memory; PyTorch's own compiler uses that, its modules do not. A BatchNorm with known statistics and its ReLU
 are such a convolution too, of one weight a channel.
 """
+import math
 from functools import lru_cache
 from typing import Any, NamedTuple, Optional, Tuple
 
@@ -17,7 +18,7 @@ __all__ = ['PackedWeight', 'convolve', 'images_at_once', 'scale_shift_relu', 'ta
 # costs more than it saves (measured on 2 cores of an AMD EPYC; a factor of four changes little).
 CONVOLUTION_FROM = {torch.float32: 2 ** 21, torch.bfloat16: 2 ** 17}
 CACHE = 2 ** 22  # bytes of a tensor that a CPU core's cache keeps until the next kernel reads it
-SAMPLES = 16  # values of a weight that are compared at each call
+SAMPLES = 256  # values of a weight that are compared at each call, or one a channel if it has more channels
 
 
 def takes(x: torch.Tensor) -> bool:
@@ -48,8 +49,8 @@ class PackedWeight:
     """Keeps the weight of a convolution in oneDNN's layout until the weight changes; without it each call reorders it.
 
     A change is found by comparing the tensor object, its version counter (which in-place operators, optimizers and
-    `load_state_dict` increment), its address (`p.data = ...`) and `SAMPLES` of its values, because writing through
-    `p.data` in place does not increment the counter. The comparison takes about 2 microseconds.
+    `load_state_dict` increment), its address (`p.data = ...`) and a sample of its values, because writing through
+    `p.data` in place does not increment the counter. The comparison takes about 3 microseconds.
 
     Copies and pickles of it are empty, and it hides the packed tensor, which has no storage, from exporters.
     """
@@ -85,11 +86,17 @@ def pack(weight: torch.Tensor, geometry: Geometry, x: torch.Tensor) -> torch.Ten
 
 
 def sample(weight: torch.Tensor) -> Any:
-    """Return a NumPy view of about `SAMPLES` evenly spaced values of a weight (out_chs, in_chs, k, k), as integers."""
+    """Return a NumPy view of evenly spaced values of a weight (out_chs, in_chs, k, k), as integers.
+
+    There are `SAMPLES` at least, if the weight has as many, and one for every output and every input channel.
+    """
     is_channels_last = weight.is_contiguous(memory_format=torch.channels_last)
     flat = (weight.detach().permute(0, 2, 3, 1) if is_channels_last else weight.detach()).flatten()
     integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[weight.element_size()]
-    return flat.view(integers)[::max(1, len(flat) // SAMPLES)].numpy()
+    step = max(1, len(flat) // max(SAMPLES, *weight.shape[:2]))
+    while math.gcd(step, weight[0].numel()) > 1:  # else every sample of a filter is of the same input channels
+        step -= 1
+    return flat.view(integers)[::step].numpy()
 
 
 def convolve(
