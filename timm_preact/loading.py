@@ -78,8 +78,9 @@ def load_into(
 ) -> Loaded:
     """Load the weights of a file, by our names or by those of a source in `timm_preact.weights.keymaps`.
 
-    The class names are, in this order, `class_names`, those of the config.json beside the file, those of the data set
-    of the tag or of `data_set`, those that args.yaml of timm's train.py leads to, or none.
+    The class names are, in this order, `class_names`, those of the config.json beside the file, those that the
+    args.yaml of timm's train.py beside it leads to, without one those of the data set of the tag or of `data_set`, or
+    none.
 
     Args:
         name: Registered name, with or without tag; a published file has its tag by itself.
@@ -138,7 +139,8 @@ def load_into(
     if class_names and len(class_names) != model.num_classes:
         raise ArgumentError('class_map', f'has {len(class_names)} classes and {path} has {model.num_classes}: write a '
                                          f'line for each class, in the order of the logits.')
-    stated = [class_names, cfg.get('label_names'), config.get('label_names'), DATA_SET_CLASSES.get(data_set)]
+    of_tag = None if args else DATA_SET_CLASSES.get(data_set)  # train.py may have trained on other data than the tag's
+    stated = [class_names, cfg.get('label_names'), config.get('label_names'), of_tag]
     _name_classes(model, stated, args)
     return Loaded(model, layout, cfg, model_args)
 
