@@ -30,10 +30,11 @@ def is_recorded(x: torch.Tensor) -> bool:
 
 def autocast_dtype(x: torch.Tensor) -> torch.dtype:
     """Return the type in which a convolution of x computes: x's own, or that of autocast, which leaves float64."""
-    kind = x.device.type
-    if x.dtype == torch.float64 or not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+    if not torch._C._is_any_autocast_enabled() or x.dtype == torch.float64:
         return x.dtype
-    return torch.get_autocast_dtype(kind)
+    kind = x.device.type
+    is_on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if is_on else x.dtype
 
 
 def cast(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
