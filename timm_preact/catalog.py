@@ -201,7 +201,7 @@ def find_better(name: str) -> List[str]:
 
 
 def list_networks(pattern: str = 'preact_*', data: Optional[str] = None, sort: str = 'name') -> List[Dict[str, Any]]:
-    """List what is known of the networks whose names match: a dictionary a name, and one more a data set with an error.
+    """Return a row for each network whose name matches, and one for each further data set with a known error.
 
     Args:
         pattern: Names with wildcards.

@@ -15,7 +15,7 @@ __all__ = ['class_names_of', 'inputs_of', 'model_args_of', 'read_args', 'sizes_o
 
 
 def read_args(folder: Path) -> Dict[str, Any]:
-    """Read args.yaml of a folder; empty if there is none.
+    """Read args.yaml of a folder; return an empty dictionary if the file does not exist.
 
     Raises:
         WeightsError: The file is damaged.

@@ -499,7 +499,7 @@ def lock_folder(folder: Path) -> io.IOBase:
 
 
 def read_checkpoint(folder: Path) -> Optional[Dict[str, Any]]:
-    """Read the checkpoint in the folder of a run; None if there is none.
+    """Read the checkpoint in the folder of a run; return None if it does not exist.
 
     An older checkpoint has no `sessions`. It gets an entry with what is known of the steps so far.
 
