@@ -455,7 +455,8 @@ def checkpoint_filter_fn(state_dict: Dict[str, torch.Tensor], model: nn.Module) 
         return to_ours(state_dict, source, model)
     except LayoutError as e:
         names, _ = find_fitting(state_dict)
-        extra = ', '.join(f'{key}={value!r}' for key, value in KEY_MAPS[source].model_args.items())
+        extra = ', '.join(f'{key}={value!r}' for key, value in KEY_MAPS[source].model_args.items()
+                          if any(MODEL_ARGS[name].get(key) != value for name in names))
         fitting = f'The layout is that of {" or ".join(names)}{extra and f" with {extra}"}.' if names else (
             'No registered name has this layout.')
         raise LayoutError(f'{e} {fitting}') from e

@@ -275,7 +275,7 @@ def test_a_source_that_is_neither_file_nor_tag_is_refused(tmp_path):
 def test_the_wrong_layout_is_refused_with_the_name_that_fits(tmp_path):
     save_file(timm.create_model('resnetv2_34').state_dict(), tmp_path / 'theirs.safetensors')
     output = refusal('convert', tmp_path / 'theirs.safetensors', '--name', 'preact_resnet18', '--to', tmp_path / 'made')
-    assert 'The layout is that of preact_resnet34 with stem_norm=False' in output
+    assert 'The layout is that of preact_resnet34_timm.' in output
     assert not (tmp_path / 'made').exists()
 
 

@@ -117,7 +117,7 @@ def test_what_does_not_fit_is_refused_alike(command, tmp_path, monkeypatch):
     save_file(timm.create_model('resnetv2_34').state_dict(), 'theirs.safetensors')
     (tmp_path / 'cut.params').write_bytes(GLUON.read_bytes()[:-100])
     for file, sentence in (
-            ('theirs.safetensors', 'The layout is that of preact_resnet34 with stem_norm=False'),
+            ('theirs.safetensors', 'The layout is that of preact_resnet34_timm.'),
             ('cut.params', 'is no whole .params file'), ('nowhere.t7', 'nowhere.t7')):
         assert sentence in refusal(*(word.format(file=file, name='preact_resnet18') for word in COMMANDS[command]))
 
@@ -134,7 +134,8 @@ def test_classes_and_channels_are_the_networks_own_or_the_files(tmp_path):
 
 
 AKAMASTER = 'preact_resnet20_orig.aka_cifar10'
-LAYOUTS = {'_pcv': 'pytorchcv_cifar', '_fb': 'fair', '_keras': 'keras', '_orig': 'akamaster', '_chen': 'torchvision'}
+LAYOUTS = {'_pcv': 'pytorchcv_cifar', '_fb': 'fair', '_keras': 'keras', '_orig': 'akamaster', '_chen': 'torchvision',
+           '_timm': 'timm_resnetv2'}
 
 
 def layout_of(name):
@@ -150,7 +151,8 @@ def test_the_tensors_of_every_published_layout_fit_one_name(name):
 
 
 @pytest.mark.parametrize('source, name', [
-    ('timm_resnetv2', 'preact_resnet34'), ('gluon', 'preact_resnet50'), ('torchvision', 'preact_resnet101_orig')])
+    ('timm_resnetv2', 'preact_resnet34_timm'), ('timm_resnetv2', 'preact_resnet152'),
+    ('gluon', 'preact_resnet50'), ('torchvision', 'preact_resnet101_orig')])
 def test_the_tensors_of_other_implementations_fit_one_name(source, name):
     args = dict(stem_norm=False) if source == 'timm_resnetv2' else {}
     tensors = from_ours(timm.create_model(name, device='meta', **args).state_dict(), source)

@@ -334,7 +334,9 @@ def test_a_bare_name_has_the_classes_of_its_data_set(name):
     model = timm.create_model(name, device='meta')
     tag = 'in1k' if MODEL_ARGS[name].get('stem_type') == 'imagenet' else 'cifar10'
     assert model.num_classes == (1000 if tag == 'in1k' else 10)
-    assert model.pretrained_cfg['tag'] == (f'pcv_{tag}' if f'{name}.pcv_{tag}' in SOURCES else tag)
+    published = [key.partition('.')[2] for key in SOURCES if key.partition('.')[0] == name and key.endswith(f'_{tag}')
+                 and '.aka_' not in key]
+    assert model.pretrained_cfg['tag'] == (published[0] if published else tag)
     assert {'stem.conv.weight', 'head.fc.weight', 'head.fc.bias'} <= set(model.state_dict())
 
 
