@@ -17,7 +17,7 @@ from .plain import EPS, HALF_PRECISION, INTERPRETED, VARIANCE, Geometry, normali
 
 __all__ = [
     'EPS', 'HALF_PRECISION', 'VARIANCE', 'Geometry', 'PackedWeight', 'autocast_dtype', 'cast', 'convolve',
-    'convolve_for_next', 'fuses', 'has_triton', 'is_recorded', 'joins', 'normalise', 'norm_relu', 'norm_relu_backward',
+    'convolve_for_next', 'fuses', 'has_triton', 'joins', 'normalise', 'norm_relu', 'norm_relu_backward',
     'scale_shift_relu',
 ]
 
